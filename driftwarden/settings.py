@@ -1,1 +1,285 @@
-"""TBD"""
+"""Settings: packaged defaults, overlaid by `conf/base/driftwarden/*.yml`, `conf/local/driftwarden/*.yml`, then the environment.
+
+This module and the composition root are the only readers of the environment.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+
+from driftwarden.contracts.base import Value
+from driftwarden.contracts.watch import Duration, WatchedModel
+from driftwarden.errors import BadInput, NotFound
+from driftwarden.strict import load_yaml
+
+PACKAGED_CONF = Path(__file__).parent / "conf"
+SETTINGS_FILES = ("settings.yml", "models.yml", "approvers.yml")
+
+Origins = dict[tuple[str | int, ...], str]
+
+
+class RedisSettings(Value):
+    """`url` None: the embedded server."""
+
+    url: SecretStr | None = None
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+:$")] = "driftwarden:"
+
+
+class MlflowSettings(Value):
+    """`tracking_uri` None: SQLite below the state folder, artifacts beside it."""
+
+    tracking_uri: str | None = None
+
+
+class ChromaSettings(Value):
+    """`url` None: on disk below the state folder."""
+
+    url: str | None = None
+
+
+class AgentSettings(Value):
+    """How long the agents may think, and whether the offline reasoner steps in where a remote model fails."""
+
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    llm_calls_max: Annotated[int, Field(ge=2, le=500)] = 60
+    fallback_offline: bool = True
+    ollama_url: str | None = None
+
+
+class LangfuseSettings(Value):
+    """Traces go to Langfuse where both keys are set (environment only), and are always kept locally."""
+
+    base_url: str = "https://cloud.langfuse.com"
+    environment: str = "production"
+
+
+class ServiceSettings(Value):
+    """Workers, leases and bounds of one process."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    identity_ttl: Duration = timedelta(days=30)
+    crashes_max: Annotated[int, Field(ge=1, le=100)] = 3
+    tries_max: Annotated[int, Field(ge=1, le=100)] = 4
+    approval_reminder: Duration = timedelta(hours=1)
+
+
+class DataSettings(Value):
+    """Bounds of the tables that are read; `roots` are allowed for every model, beside its own."""
+
+    roots: tuple[str, ...] = ()
+    rows_max: Annotated[int, Field(ge=1000)] = 5_000_000
+    bytes_max: Annotated[int, Field(ge=1_000_000)] = 2_000_000_000
+    measure_rows_max: Annotated[int, Field(ge=500)] = 20_000
+
+
+class RehearsalSettings(Value):
+    """Rehearsals: newest labelled rows held out, rows a `recent` challenger sees, bootstrap replicates, bounds."""
+
+    holdout_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    holdout_rows_min: Annotated[int, Field(ge=20)] = 100
+    holdout_rows_max: Annotated[int, Field(ge=50)] = 5_000
+    recent_share: Annotated[float, Field(gt=0, le=1)] = 0.35
+    recent_rows_min: Annotated[int, Field(ge=50)] = 400
+    replicates: Annotated[int, Field(ge=100, le=10_000)] = 400
+    candidates_max: Annotated[int, Field(ge=1, le=6)] = 4
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    memory_mib: Annotated[int, Field(ge=512)] = 4096
+
+
+class ActionSettings(Value):
+    """`promotion`: `refit` trains the recipe that won again on all rows, `exact` promotes the very version that won."""
+
+    promotion: Literal["exact", "refit"] = "refit"
+    train_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    win_probability_min: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class VerificationSettings(Value):
+    """An action is judged on labelled rows that came after it: at least `rows_min`, undone where it harmed with
+    probability `p_harm` by more than `tolerance` (relative); `patience`: how long to wait for labels."""
+
+    rows_min: Annotated[int, Field(ge=20)] = 100
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    p_harm: Annotated[float, Field(gt=0.5, le=1)] = 0.8
+    patience: Duration = timedelta(days=30)
+
+
+class Approver(Value):
+    """A person who may approve, for which groups of the policy."""
+
+    groups: tuple[str, ...]
+    key: str | None = None
+
+
+class Settings(Value):
+    """Everything that is configured, for one process. Secrets render as stars."""
+
+    home: Path
+    conf: Path
+    audit_dir: Path
+    model: str = "offline"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    redis: RedisSettings = RedisSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    chroma: ChromaSettings = ChromaSettings()
+    agents: AgentSettings = AgentSettings()
+    langfuse: LangfuseSettings = LangfuseSettings()
+    service: ServiceSettings = ServiceSettings()
+    data: DataSettings = DataSettings()
+    rehearsal: RehearsalSettings = RehearsalSettings()
+    actions: ActionSettings = ActionSettings()
+    verification: VerificationSettings = VerificationSettings()
+    models: dict[str, WatchedModel] = {}
+    approvers: dict[str, Approver] = {}
+    policy_path: Path
+    harmful_loss: Decimal = Decimal("0.02")
+    google_api_key: SecretStr | None = None
+    langfuse_public_key: SecretStr | None = None
+    langfuse_secret_key: SecretStr | None = None
+    otlp_endpoint: str | None = None
+    origins: dict[str, str] = {}
+
+    def watched(self, name: str) -> WatchedModel:
+        """The model of this name; raises NotFound naming those that are known."""
+        if name not in self.models:
+            known = ", ".join(sorted(self.models)) or "none is registered"
+            raise NotFound("unknown model", got=name, expected=f"one of: {known}")
+        return self.models[name]
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address: the configured one, or SQLite below the state folder."""
+        return self.mlflow.tracking_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Where artifacts of the local registry are kept."""
+        return (self.home / "mlflow" / "artifacts").resolve()
+
+    def roots_of(self, model: WatchedModel) -> tuple[Path, ...]:
+        """Folders below which this model's files may be read: its own roots, the settings', and the service's own files."""
+        named = [*model.data.roots, *self.data.roots]
+        return (*tuple(Path(root).expanduser().resolve() for root in named), self.artifact_root)
+
+
+def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+    """Read all settings; a wrong one raises BadInput with file, line, what was got and what was expected."""
+    env = os.environ if environ is None else environ
+    here = Path.cwd() if cwd is None else cwd
+    home = Path(env.get("DRIFTWARDEN_HOME") or here / ".driftwarden").expanduser().absolute()
+    conf = Path(env.get("DRIFTWARDEN_CONF") or here / "conf").expanduser().absolute()
+    origins: Origins = {}
+    merged: dict[str, Any] = {}
+    policy = PACKAGED_CONF / "base" / "driftwarden" / "policy.yml"
+    for folder in (PACKAGED_CONF / "base", conf / "base", conf / "local"):
+        folder = folder / "driftwarden"
+        for name in SETTINGS_FILES:
+            if (folder / name).is_file():
+                _overlay(merged, folder / name, origins)
+        if (folder / "policy.yml").is_file():
+            policy = folder / "policy.yml"
+    _overlay_environment(merged, env, origins)
+    models = merged.get("models")
+    if isinstance(models, dict):
+        merged["models"] = {
+            name: {"name": name, **entry} if isinstance(entry, dict) else entry for name, entry in models.items()
+        }
+    for reserved in ("home", "conf", "audit_dir", "policy_path", "origins"):
+        if reserved in merged:
+            raise BadInput(
+                "not a setting", got=reserved, expected="an environment variable", where=_place(origins, (reserved,))
+            )
+    merged |= {
+        "home": home,
+        "conf": conf,
+        "audit_dir": Path(env.get("DRIFTWARDEN_AUDIT_DIR") or home / "audit").expanduser().absolute(),
+        "policy_path": policy,
+        "origins": {"/".join(map(str, path)): place for path, place in origins.items() if len(path) <= 2},
+    }
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = tuple(first["loc"])
+        secret = "key" in str(path[-1:]) or "url" in str(path[-1:])
+        got = "nothing" if first["type"] == "missing" else ("a secret" if secret else first.get("input"))
+        expected = {"extra_forbidden": "a setting that exists", "missing": "the setting to be there"}.get(
+            first["type"], str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+        )
+        shown = ".".join(str(part) for part in path)
+        raise BadInput(f"setting `{shown}`", got=got, expected=expected, where=_place(origins, path)) from None
+
+
+def _place(origins: Origins, path: tuple[str | int, ...]) -> str:
+    for length in range(len(path), -1, -1):
+        if path[:length] in origins:
+            return origins[path[:length]]
+    return "settings"
+
+
+def _overlay(merged: dict[str, Any], file: Path, origins: Origins) -> None:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            "cannot read settings", got=type(error).__name__, expected="a UTF-8 file", where=str(file)
+        ) from None
+    data, lines = load_yaml(text, where=str(file))
+    if data is None:
+        return
+    if not isinstance(data, dict):
+        raise BadInput("settings", got=type(data).__name__, expected="a mapping", where=f"{file}:1")
+    if file.name != "settings.yml":
+        key = file.stem
+        if set(data) - {key}:
+            wrong = sorted(set(data) - {key})[0]
+            raise BadInput("unknown key", got=wrong, expected=f"only `{key}`", where=f"{file}:{lines[(wrong,)]}")
+    _merge(merged, data)
+    for path, line in lines.items():
+        if path:
+            origins[path] = f"{file}:{line}"
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+_ENVIRONMENT: dict[str, tuple[str, ...]] = {
+    "DRIFTWARDEN_REDIS_URL": ("redis", "url"),
+    "DRIFTWARDEN_CHROMA_URL": ("chroma", "url"),
+    "DRIFTWARDEN_MODEL": ("model",),
+    "DRIFTWARDEN_LOG_LEVEL": ("log_level",),
+    "MLFLOW_TRACKING_URI": ("mlflow", "tracking_uri"),
+    "OLLAMA_API_BASE": ("agents", "ollama_url"),
+    "GOOGLE_API_KEY": ("google_api_key",),
+    "LANGFUSE_PUBLIC_KEY": ("langfuse_public_key",),
+    "LANGFUSE_SECRET_KEY": ("langfuse_secret_key",),
+    "LANGFUSE_BASE_URL": ("langfuse", "base_url"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("otlp_endpoint",),
+}
+
+
+def _overlay_environment(merged: dict[str, Any], env: Mapping[str, str], origins: Origins) -> None:
+    for variable, path in _ENVIRONMENT.items():
+        value = env.get(variable)
+        if not value:
+            continue
+        target = merged
+        for part in path[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise BadInput(
+                    f"setting `{part}`", got=type(target).__name__, expected="a mapping", where=_place(origins, path)
+                )
+        target[path[-1]] = value
+        origins[path] = f"environment {variable}"

@@ -187,7 +187,9 @@ def _construct(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, where
         for key_node, value_node in node.value:
             key_place = f"{where}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
-                raise BadInput("YAML key", got=getattr(key_node, "value", "?"), expected="a plain name", where=key_place)
+                raise BadInput(
+                    "YAML key", got=getattr(key_node, "value", "?"), expected="a plain name", where=key_place
+                )
             key = key_node.value
             if key in result:
                 raise BadInput("duplicate key", got=key, expected="each key once", where=key_place)
@@ -202,7 +204,7 @@ def _construct(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, where
 def _scalar(node: Any, place: str) -> Any:
     text, kind = str(node.value), node.tag.rpartition(":")[2]
     if node.style is not None or kind in {"str", "timestamp"}:
-        if kind in {"str", "timestamp"} or node.style is not None and not node.tag.startswith("!"):
+        if kind in {"str", "timestamp"} or (node.style is not None and not node.tag.startswith("!")):
             return text
         raise BadInput("YAML tag", got=node.tag, expected="no tags", where=place)
     if kind == "null":

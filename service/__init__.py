@@ -1,1 +1,1 @@
-"""TBD"""
+"""The roof: the workflow, the composition root, the command line."""

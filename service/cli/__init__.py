@@ -1,1 +1,1 @@
-"""TBD"""
+"""The command line: one file per command group; a command is parse, call, print."""

@@ -1,1 +1,1 @@
-"""TBD"""
+"""The state machine of an incident: transitions, store, runner, approvals, timers."""
