@@ -1,1 +1,1 @@
-"""TBD"""
+"""Pure measurements on tables: what changed, how much, does it hurt."""
