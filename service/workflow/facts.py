@@ -1,0 +1,110 @@
+"""The facts of a decision (contract §4), gathered from what was measured, planned, rehearsed and counted. Pure."""
+
+from decimal import Decimal
+from typing import Any
+
+from driftwarden.clock import parse_rfc3339
+from driftwarden.contracts.event import DriftData, DriftEvent
+from driftwarden.contracts.findings import Candidate, Rehearsal
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.strict import plain
+
+
+def build_facts(
+    incident: Incident,
+    *,
+    now: str,
+    event: DriftEvent | None,
+    model: WatchedModel | None,
+    state: dict[str, Any],
+    halted: bool | None,
+    track_record: dict[str, Any] | None,
+    approval: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One JSON object of facts; what is not known is null, which the policy takes as unknown."""
+    candidate, rehearsal = incident.candidate, incident.rehearsal
+    performance = incident.measures.get("performance") or {}
+    loss = performance.get("relative_loss")
+    facts = {
+        "now": now,
+        "model": {
+            "name": incident.model,
+            "environment": incident.environment,
+            "traffic_percent": model.traffic_percent if model else None,
+        },
+        "event": {
+            "kind": event.kind if event else None,
+            "age_seconds": _age_seconds(now, incident.event_time),
+        },
+        "finding": {
+            "root_cause": incident.finding.root_cause.value if incident.finding else None,
+            "confidence": incident.finding.confidence if incident.finding else None,
+        },
+        "plan": _plan_facts(incident, candidate),
+        "impact": {"relative_loss": loss, "usd_per_day": _usd_per_day(performance, model)},
+        "evidence": _evidence_facts(performance, incident, event, now),
+        "rehearsal": _rehearsal_facts(rehearsal),
+        "track_record": track_record or {"successes": None, "failures": None, "lower_bound": None},
+        "approval": approval,
+        "state": {"halted": halted, **state},
+    }
+    result: dict[str, Any] = plain(facts)
+    return result
+
+
+def _plan_facts(incident: Incident, candidate: Candidate | None) -> dict[str, Any]:
+    if candidate is None:
+        return {
+            "action": None,
+            "params": {},
+            "confidence": None,
+            "cost_usd": None,
+            "benefit_usd": None,
+            "models_affected": None,
+            "reversible": None,
+        }
+    return {
+        "action": candidate.action.value,
+        "params": candidate.params,
+        "confidence": incident.confidence,
+        "cost_usd": candidate.cost_usd,
+        "benefit_usd": candidate.benefit_usd,
+        "models_affected": candidate.models_affected,
+        "reversible": candidate.reversible,
+    }
+
+
+def _evidence_facts(
+    performance: dict[str, Any], incident: Incident, event: DriftEvent | None, now: str
+) -> dict[str, Any]:
+    rows = max((int(measure.get("rows_current") or 0) for measure in incident.measures.values()), default=0)
+    window = event.data.window if event and isinstance(event.data, DriftData) else None
+    end = window.end.isoformat() if window and window.end else incident.event_time
+    return {
+        "rows": rows,
+        "labelled_rows": performance.get("labelled_rows", 0),
+        "age_seconds": _age_seconds(now, end),
+    }
+
+
+def _rehearsal_facts(rehearsal: Rehearsal | None) -> dict[str, Any]:
+    if rehearsal is None or rehearsal.status != "rehearsed":
+        return {"win_probability": None, "relative_gain": None}
+    return {"win_probability": rehearsal.win_probability, "relative_gain": rehearsal.relative_gain}
+
+
+def _usd_per_day(performance: dict[str, Any], model: WatchedModel | None) -> Decimal | None:
+    reference, current = performance.get("reference"), performance.get("current")
+    if model is None or reference is None or current is None:
+        return None
+    higher = performance.get("higher_is_better", True)
+    lost = float(reference) - float(current) if higher else float(current) - float(reference)
+    points = Decimal(repr(max(0.0, lost))) * 100
+    return (points * model.value.usd_per_point).quantize(Decimal("0.01"))
+
+
+def _age_seconds(now: str, then: str) -> int | None:
+    if not then:
+        return None
+    return max(0, int((parse_rfc3339(now) - parse_rfc3339(then)).total_seconds()))

@@ -1,0 +1,144 @@
+"""The document of one incident: everything it has learned and decided, as it stands in the store."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from driftwarden.clock import Clock, rfc3339
+from driftwarden.contracts.effects import EffectResult, Verification
+from driftwarden.contracts.findings import Candidate, Finding, Plan, Rehearsal
+from driftwarden.contracts.ports import Actor
+from driftwarden.service.workflow.transitions import State
+from driftwarden.strict import plain
+
+TIMELINE_MAX = 200
+
+
+class Intent(BaseModel):
+    """What is about to be done, under which key, and what it may cost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    idempotency_key: str
+    candidate: str
+    request: dict[str, Any]
+    audit_hash: str
+    cause_hash: str
+
+
+class Incident(BaseModel):
+    """One incident; mutable while a worker holds it, committed whole.
+
+    `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
+    `audit` maps a record type to the `@hash` of this incident's last record of it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    correlation_id: str
+    model: str
+    environment: str = "production"
+    state: State = State.RECEIVED
+    opened_at: str
+    updated_at: str
+    events: list[dict[str, str]] = Field(default_factory=list)
+    event: dict[str, Any] = Field(default_factory=dict)
+    event_time: str = ""
+    problem: str | None = None
+    champion_before: int | None = None
+    measures: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    finding: Finding | None = None
+    plan: Plan | None = None
+    rehearsals: list[Rehearsal] = Field(default_factory=list)
+    rehearsal_notes: dict[str, Any] = Field(default_factory=dict)
+    chosen: str | None = None
+    confidence: float | None = None
+    facts: dict[str, Any] | None = None
+    decision: dict[str, Any] | None = None
+    decided_at: str | None = None
+    outcome: str | None = None
+    approval: str | None = None
+    intent: Intent | None = None
+    result: EffectResult | None = None
+    effect_rows: dict[str, Any] = Field(default_factory=dict)
+    verification: Verification | None = None
+    helped: bool | None = None
+    agents_model: str | None = None
+    tries: int = 0
+    timeline: list[dict[str, str]] = Field(default_factory=list)
+    audit: dict[str, str] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    def note(self, clock: Clock, type: str, summary: str, actor: Actor) -> None:
+        """Add a line to the timeline (bounded; the audit log is the full story)."""
+        moment = rfc3339(clock.now())
+        self.updated_at = moment
+        self.timeline.append({"ts": moment, "type": type, "actor": f"{actor.kind}:{actor.id}", "summary": summary})
+        del self.timeline[:-TIMELINE_MAX]
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The candidate that was chosen for the decision, or None."""
+        if self.plan is None or self.chosen is None:
+            return None
+        return next((candidate for candidate in self.plan.candidates if candidate.id == self.chosen), None)
+
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """The rehearsal of the chosen candidate, or None."""
+        return next((one for one in self.rehearsals if one.candidate == self.chosen), None)
+
+    def to_store(self) -> dict[str, Any]:
+        """JSON-able document for the store."""
+        return self.model_dump(mode="json")
+
+
+def list_view(incident: Incident) -> dict[str, Any]:
+    """The fields of `incidents list --json` (contract §6)."""
+    candidate, result = incident.candidate, incident.result
+    document: dict[str, Any] = plain(
+        {
+            "id": incident.id,
+            "correlation_id": incident.correlation_id,
+            "model": incident.model,
+            "environment": incident.environment,
+            "state": incident.state.value,
+            "outcome": incident.outcome,
+            "root_cause": incident.finding.root_cause.value if incident.finding else None,
+            "action": candidate.action.value if candidate else None,
+            "confidence": incident.confidence,
+            "opened_at": incident.opened_at,
+            "updated_at": incident.updated_at,
+            "events": incident.events,
+            "approval": incident.approval,
+            "versions": {
+                "before": result.before if result and result.before is not None else incident.champion_before,
+                "after": result.after if result and result.changed else None,
+            },
+            "problem": incident.problem,
+        }
+    )
+    return document
+
+
+def show_view(incident: Incident, trace_url: str | None) -> dict[str, Any]:
+    """The fields of `incidents show --json` (contract §6)."""
+    rehearsed = {one.candidate: one.model_dump(mode="json") for one in incident.rehearsals}
+    candidates = incident.plan.candidates if incident.plan else ()
+    document: dict[str, Any] = list_view(incident) | plain(
+        {
+            "finding": incident.finding.model_dump(mode="json") if incident.finding else None,
+            "plan": {"chosen": incident.chosen, "summary": incident.plan.summary} if incident.plan else None,
+            "candidates": [one.model_dump(mode="json") | {"rehearsal": rehearsed.get(one.id)} for one in candidates],
+            "facts": incident.facts,
+            "decision": incident.decision,
+            "result": incident.result.model_dump(mode="json") if incident.result else None,
+            "verification": incident.verification.model_dump(mode="json") if incident.verification else None,
+            "helped": incident.helped,
+            "timeline": incident.timeline,
+            "agents_model": incident.agents_model,
+            "trace_url": trace_url,
+        }
+    )
+    return document

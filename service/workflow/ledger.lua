@@ -1,0 +1,40 @@
+-- reserve: count one action against every cap, or none at all
+-- KEYS: 1 ledger hash (incident -> JSON {model, action, cost, at, state, failed})
+-- ARGV: 1 incident 2 model 3 action 4 cost_microusd 5 at_ms (the decision's moment) 6 day_start_ms
+--       7 day cap 8 model-day cap 9 model rate max 10 model rate window_ms 11 global rate max 12 global rate window_ms
+--       13 model concurrency 14 global concurrency        ('' where the policy sets no such cap)
+-- An entry that is 'released' had no effect and counts nowhere; 'running' counts as concurrent.
+local own = redis.call('HGET', KEYS[1], ARGV[1])
+if own then
+  local entry = cjson.decode(own)
+  if entry.state ~= 'released' then return 'OK' end
+end
+local cost, at, day = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local spent, spent_model, rate_model, rate_global, run_model, run_global = 0, 0, 0, 0, 0, 0
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if all[i] ~= ARGV[1] then
+    local e = cjson.decode(all[i + 1])
+    if e.state ~= 'released' then
+      local same = e.model == ARGV[2]
+      if e.at >= day then
+        spent = spent + e.cost
+        if same then spent_model = spent_model + e.cost end
+      end
+      if ARGV[10] ~= '' and same and e.at > at - tonumber(ARGV[10]) then rate_model = rate_model + 1 end
+      if ARGV[12] ~= '' and e.at > at - tonumber(ARGV[12]) then rate_global = rate_global + 1 end
+      if e.state == 'running' then
+        run_global = run_global + 1
+        if same then run_model = run_model + 1 end
+      end
+    end
+  end
+end
+if ARGV[7] ~= '' and spent + cost > tonumber(ARGV[7]) then return 'cost-per-day' end
+if ARGV[8] ~= '' and spent_model + cost > tonumber(ARGV[8]) then return 'cost-per-model-per-day' end
+if ARGV[9] ~= '' and rate_model >= tonumber(ARGV[9]) then return 'rate-per-model' end
+if ARGV[11] ~= '' and rate_global >= tonumber(ARGV[11]) then return 'rate-global' end
+if ARGV[13] ~= '' and run_model >= tonumber(ARGV[13]) then return 'concurrency-per-model' end
+if ARGV[14] ~= '' and run_global >= tonumber(ARGV[14]) then return 'concurrency-global' end
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({model = ARGV[2], action = ARGV[3], cost = cost, at = at, state = 'running'}))
+return 'OK'

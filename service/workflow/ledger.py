@@ -1,0 +1,201 @@
+"""The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
+
+One hash `<prefix>ledger`: incident -> JSON {model, action, cost (micro-USD), at (ms, the decision's own time), state
+(`running`, `done`, `released`), failed}. A second hash `<prefix>track`: `<model>|<action>|<incident>` -> `1` helped, `0` not.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
+from importlib.resources import files
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from driftwarden.clock import parse_rfc3339
+from driftwarden.contracts.watch import parse_duration
+
+_MICRO = Decimal(1_000_000)
+
+
+@dataclass(frozen=True)
+class Caps:
+    """The caps of a policy's `limits`, in USD, counts and milliseconds; None: not limited."""
+
+    zone: str = "UTC"
+    per_day: Decimal | None = None
+    per_model_day: Decimal | None = None
+    rate_model: tuple[int, int] | None = None
+    rate_global: tuple[int, int] | None = None
+    concurrency_model: int | None = None
+    concurrency_global: int | None = None
+    breaker_window_ms: int = 7 * 86_400_000
+
+    @classmethod
+    def of(cls, policy: Mapping[str, Any]) -> "Caps":
+        """Read them from a canonical policy document."""
+        spec = policy["spec"]
+        limits = spec.get("limits") or {}
+        cost, rate, running = (limits.get(name) or {} for name in ("costUSD", "rate", "concurrency"))
+
+        def money(name: str) -> Decimal | None:
+            return Decimal(str(cost[name])) if cost.get(name) is not None else None
+
+        def per_window(name: str) -> tuple[int, int] | None:
+            rule = rate.get(name)
+            return (int(rule["max"]), _duration_ms(rule["window"])) if rule else None
+
+        def count(name: str) -> int | None:
+            return int(running[name]) if running.get(name) is not None else None
+
+        breaker = limits.get("circuitBreaker") or {}
+        return cls(
+            zone=spec.get("timeZone") or "UTC",
+            per_day=money("perDay"),
+            per_model_day=money("perModelPerDay"),
+            rate_model=per_window("perModel"),
+            rate_global=per_window("global"),
+            concurrency_model=count("perModel"),
+            concurrency_global=count("global"),
+            breaker_window_ms=_duration_ms(breaker.get("window", "7d")),
+        )
+
+
+def _duration_ms(value: Any) -> int:
+    if isinstance(value, int):
+        return value * 1000
+    return int(parse_duration(value).total_seconds() * 1000)
+
+
+def _ms(moment: datetime) -> int:
+    return math.floor(moment.timestamp() * 1000)
+
+
+def _day_start_ms(now: datetime, zone: str) -> int:
+    local = now.astimezone(ZoneInfo(zone))
+    return _ms(local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0))
+
+
+class Ledger:
+    """Reserves, settles and counts actions."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        """Use this Redis."""
+        self._redis = client
+        self._key, self._track = f"{prefix}ledger", f"{prefix}track"
+        self._reserve = client.register_script(files(__package__).joinpath("ledger.lua").read_text(encoding="utf-8"))
+
+    def reserve(self, incident: str, *, model: str, action: str, cost_usd: Decimal, now: str, caps: Caps) -> str | None:
+        """Count the action against every cap atomically; None where it fits, else the id of the cap that it would break.
+
+        Calling it again for the same incident changes nothing.
+        """
+        moment = parse_rfc3339(now)
+
+        def micro(amount: Decimal | None) -> str:
+            return "" if amount is None else str(int((amount * _MICRO).to_integral_value(ROUND_CEILING)))
+
+        def pair(rate: tuple[int, int] | None) -> list[str]:
+            return ["", ""] if rate is None else [str(rate[0]), str(rate[1])]
+
+        def count(limit: int | None) -> str:
+            return "" if limit is None else str(limit)
+
+        answer = self._reserve(
+            keys=[self._key],
+            args=[
+                incident, model, action, micro(cost_usd), str(_ms(moment)), str(_day_start_ms(moment, caps.zone)),
+                micro(caps.per_day), micro(caps.per_model_day), *pair(caps.rate_model), *pair(caps.rate_global),
+                count(caps.concurrency_model), count(caps.concurrency_global),
+            ],
+        )  # fmt: skip
+        text = answer.decode() if isinstance(answer, bytes) else str(answer)
+        return None if text == "OK" else text
+
+    def settle(self, incident: str, *, cost_usd: Decimal | None = None, failed: bool = False) -> None:
+        """The effect is over: what it cost, whether it failed. Settling again with `failed` only adds that."""
+        self._change(incident, state="done", failed=failed, cost_usd=cost_usd)
+
+    def release(self, incident: str) -> None:
+        """The effect did not happen: the reservation counts nowhere."""
+        self._change(incident, state="released", failed=False, cost_usd=None)
+
+    def _change(self, incident: str, *, state: str, failed: bool, cost_usd: Decimal | None) -> None:
+        raw = self._redis.hget(self._key, incident)
+        if raw is None:
+            return
+        entry = json.loads(raw)
+        entry |= {"state": state, "failed": failed or entry.get("failed", False)}
+        if cost_usd is not None:
+            entry["cost"] = int((cost_usd * _MICRO).to_integral_value(ROUND_CEILING))
+        self._redis.hset(self._key, incident, json.dumps(entry))
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Every entry that counts, by incident."""
+        found = {key.decode(): json.loads(raw) for key, raw in self._redis.hgetall(self._key).items()}
+        return {incident: entry for incident, entry in found.items() if entry["state"] != "released"}
+
+    def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> dict[str, Any]:
+        """The `state.*` facts of contract §4, without the incident that is being decided."""
+        moment = parse_rfc3339(now)
+        at, day = _ms(moment), _day_start_ms(moment, caps.zone)
+        others = [entry for key, entry in self.entries().items() if key != incident and entry["at"] <= at]
+        mine = [entry for entry in others if entry["model"] == model]
+        last = max(mine, key=lambda entry: entry["at"], default=None)
+        finished = [entry for entry in mine if entry["state"] == "done" and entry["at"] > at - caps.breaker_window_ms]
+
+        def spent(entries: list[dict[str, Any]]) -> str:
+            return str(Decimal(sum(int(entry["cost"]) for entry in entries if entry["at"] >= day)) / _MICRO)
+
+        def within(entries: list[dict[str, Any]], rate: tuple[int, int] | None) -> int:
+            window_ms = rate[1] if rate else 86_400_000
+            return sum(entry["at"] > at - window_ms for entry in entries)
+
+        return {
+            "spent_usd_today": spent(others),
+            "spent_usd_today_model": spent(mine),
+            "actions_in_window_model": within(mine, caps.rate_model),
+            "actions_in_window_global": within(others, caps.rate_global),
+            "seconds_since_last_action_model": None if last is None else (at - int(last["at"])) // 1000,
+            "last_action_failed": bool(last and last.get("failed")),
+            "running_model": sum(entry["state"] == "running" for entry in mine),
+            "running_global": sum(entry["state"] == "running" for entry in others),
+            "recent_runs": len(finished),
+            "recent_failures": sum(bool(entry.get("failed")) for entry in finished),
+        }
+
+    def record_outcome(self, incident: str, *, model: str, action: str, helped: bool) -> None:
+        """Remember whether an action helped, once for each incident."""
+        self._redis.hset(self._track, f"{model}|{action}|{incident}", "1" if helped else "0")
+
+    def track_record(self, *, model: str, action: str) -> dict[str, Any]:
+        """Successes, failures, and the lower end of the 90 % Wilson interval of the success rate (null without any)."""
+        successes = failures = 0
+        for key, value in self._redis.hscan_iter(self._track, match=f"{_escape(model)}|{action}|*", count=500):
+            del key
+            successes, failures = successes + (value == b"1"), failures + (value != b"1")
+        return {
+            "successes": successes,
+            "failures": failures,
+            "lower_bound": wilson_lower(successes, successes + failures),
+        }
+
+    def spend_usd(self) -> Decimal:
+        """All that was spent, ever."""
+        return Decimal(sum(int(entry["cost"]) for entry in self.entries().values())) / _MICRO
+
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{ch}" if ch in "*?[]\\" else ch for ch in text)
+
+
+def wilson_lower(successes: int, runs: int, z: float = 1.645) -> str | None:
+    """Lower end of Wilson's score interval, as a decimal string rounded down to four places (Wilson, 1927)."""
+    if runs == 0:
+        return None
+    share = successes / runs
+    centre = share + z * z / (2 * runs)
+    margin = z * math.sqrt(share * (1 - share) / runs + z * z / (4 * runs * runs))
+    return f"{max(0.0, math.floor((centre - margin) / (1 + z * z / runs) * 10_000) / 10_000):.4f}"

@@ -1,0 +1,97 @@
+"""Which rows belong to a model: its history without quarantined batches, labels only where their delay is over."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.contracts.data import ExcludedRows, RowSelection
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import BadInput
+from driftwarden.settings import Settings
+from driftwarden.tables import resolve
+
+
+class ModelRows:
+    """Selections of one model's rows, every path below its allowed roots."""
+
+    def __init__(self, settings: Settings, model: WatchedModel, quarantined: dict[str, dict[str, Any]]) -> None:
+        """`quarantined` as the state store gives it: batch -> {uri, start, end, ...}."""
+        self._settings, self._model, self._quarantined = settings, model, quarantined
+        self._roots = settings.roots_of(model)
+
+    def path(self, uri: str) -> Path:
+        """A file of an event, below the roots; raises BadInput."""
+        return resolve(uri, self._roots)
+
+    def history_files(self) -> list[Path]:
+        """The history's files in name order; empty where the model has none."""
+        history = self._model.data.history
+        if not history:
+            return []
+        path = resolve(history, self._roots, folder=True)
+        if path.is_dir():
+            return sorted(file for file in path.iterdir() if file.name.endswith((".parquet", ".csv", ".csv.gz")))
+        return [path]
+
+    def known(self, now: str, window_uri: str | None = None) -> RowSelection:
+        """All rows that may be learned from at `now`: labelled, their labels' delay over, not quarantined."""
+        files = self.history_files()
+        if window_uri:
+            window = self.path(window_uri)
+            if window not in files:
+                files.append(window)
+        if not files:
+            raise BadInput(
+                f"model `{self._model.name}`",
+                got="no history",
+                expected="`data.history` in models.yml, or a window's uri",
+            )
+        labels = self._model.labels
+        return RowSelection(
+            paths=tuple(str(file) for file in files),
+            time_column=self._model.time_column,
+            target=self._model.target,
+            labels_path=str(resolve(labels.uri, self._roots, folder=True)) if labels.uri else None,
+            labels_key=labels.key,
+            labels_until=self._labels_until(parse_rfc3339(now)),
+            labelled_only=True,
+            excluded=self._excluded(),
+        )
+
+    def window(self, uri: str, now: str) -> RowSelection:
+        """The rows of one window, labels where they are known."""
+        labels = self._model.labels
+        return RowSelection(
+            paths=(str(self.path(uri)),),
+            time_column=self._model.time_column,
+            target=self._model.target,
+            labels_path=str(resolve(labels.uri, self._roots, folder=True)) if labels.uri else None,
+            labels_key=labels.key,
+            labels_until=self._labels_until(parse_rfc3339(now)),
+        )
+
+    def after(self, known_then: dict[str, Any], now: str) -> RowSelection | None:
+        """Labelled rows that came after an effect: by time, else the files that were not there, else further rows."""
+        selection = self.known(now)
+        if self._model.time_column and known_then.get("until"):
+            return selection.narrowed(start=known_then["until"])
+        new = tuple(path for path in selection.paths if path not in set(known_then.get("paths", ())))
+        return selection.narrowed(paths=new) if new else None
+
+    def _labels_until(self, now: datetime) -> str | None:
+        delay = self._model.labels.delay
+        return rfc3339(now - delay) if delay > timedelta(0) and self._model.time_column else None
+
+    def _excluded(self) -> tuple[ExcludedRows, ...]:
+        excluded = []
+        for record in self._quarantined.values():
+            uri = record.get("uri")
+            if uri:
+                try:
+                    excluded.append(ExcludedRows(path=str(self.path(uri))))
+                except BadInput:  # the batch is gone or was never below the roots: nothing to keep out by path
+                    continue
+            elif record.get("start") and record.get("end"):
+                excluded.append(ExcludedRows(start=record["start"], end=record["end"]))
+        return tuple(excluded)
