@@ -1,0 +1,227 @@
+"""The knowledge base in one process: search, list, record, add, rebuild."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from driftwarden.contracts.base import RootCause
+from driftwarden.contracts.ports import JsonObject, Knowledge, KnowledgeHit, PastIncident, RecordStore
+from driftwarden.errors import BadInput, Retry
+from driftwarden.knowledge.index import KINDS, ChromaIndex, IndexDamaged, IndexFolder, damage, open_server
+from driftwarden.knowledge.passages import (
+    Kind,
+    Passage,
+    entries_of,
+    hit_of,
+    incident_of,
+    incident_passage,
+    runbook_passages,
+)
+from driftwarden.knowledge.ranking import rank
+from driftwarden.knowledge.runbooks import Runbook, packaged_runbooks, parse_runbook
+from driftwarden.knowledge.texts import bounded, words
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+QUERY_CHARS_MAX = 4_000
+LIMIT_MAX = 1_000
+_INCIDENT, _RUNBOOK = "incident:", "runbook:"
+
+
+class KnowledgeBase(Knowledge, Protocol):
+    """The whole knowledge base: what the service needs (`Knowledge`), and what the command line needs."""
+
+    def entries(
+        self, *, kind: Kind | None = None, root_cause: str | None = None, limit: int = LIMIT_MAX
+    ) -> tuple[KnowledgeHit, ...]:
+        """Everything that is there, runbooks first, ordered by id (scores are 1)."""
+        ...
+
+    def add_runbook(self, text: str, *, where: str) -> KnowledgeHit:
+        """Add or replace a runbook of one's own; raises BadInput with file and line."""
+        ...
+
+    def rebuild(self) -> None:
+        """Make the index again from the packaged runbooks and the records."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the index."""
+        ...
+
+
+class ChromaKnowledge:
+    """Knowledge over Chroma, in the one process that owns the folder, or over a Chroma server (safe for many).
+
+    At open the index is brought in line with the runbooks and the records; a damaged one is set aside and made again.
+    """
+
+    def __init__(self, place: Path | str, records: RecordStore) -> None:
+        """Open the folder `place`, or the server where it is a URL; raises BadInput, Retry (server or records away)."""
+        self._records = records
+        self._lock = threading.RLock()
+        self._closed = False
+        self._folder = IndexFolder(place) if isinstance(place, Path) else None
+        self._server = place if isinstance(place, str) else ""
+        self._index = self._opened()
+        try:
+            self._whole(self._reconcile)
+        except BaseException:
+            self._index.close()
+            raise
+
+    def search(
+        self, text: str, *, kind: Kind | None = None, root_cause: str | None = None, limit: int = 5
+    ) -> tuple[KnowledgeHit, ...]:
+        """The runbooks and incidents nearest to `text`, best first, scores 0..1; none where `text` has no word."""
+        kinds = checked(kind, root_cause, limit)
+        query = bounded(text, QUERY_CHARS_MAX)
+        if not words(query):
+            return ()
+        return self._whole(lambda: self._found(query, kinds, root_cause))[:limit]
+
+    def entries(
+        self, *, kind: Kind | None = None, root_cause: str | None = None, limit: int = LIMIT_MAX
+    ) -> tuple[KnowledgeHit, ...]:
+        """Everything that is there, runbooks first, ordered by id (scores are 1)."""
+        kinds = checked(kind, root_cause, limit)
+
+        def listed() -> list[KnowledgeHit]:
+            return [hit for each in kinds for hit in entries_of(self._index.metadatas(each, root_cause), each)]
+
+        return tuple(self._whole(listed)[:limit])
+
+    def record_incident(self, incident: PastIncident) -> None:
+        """Remember an incident: first in the records, then in the index; the same id replaces the earlier record."""
+        put_incident(self._records, incident)
+        self.index_incident(incident)
+
+    def index_incident(self, incident: PastIncident) -> None:
+        """Put an incident that is already in the records into the index."""
+        self._whole(lambda: self._index.put("incident", [incident_passage(incident)]))
+
+    def add_runbook(self, text: str, *, where: str) -> KnowledgeHit:
+        """Add a runbook of one's own, kept as a record; its id replaces the one that bore it, a packaged one too."""
+        runbook = parse_runbook(text, where=where)
+        self._records.put(_RUNBOOK + runbook.id, {"type": "runbook", "where": where, "text": runbook.source})
+        self._whole(self._reconcile)
+        passages = [passage.metadata for passage in runbook_passages(runbook, origin="added")]
+        return entries_of(passages, "runbook")[0]
+
+    def rebuild(self) -> None:
+        """Make the index again from the packaged runbooks and the records."""
+        with self._lock, damage():
+            self._still_open()
+            self._renew()
+            self._reconcile()
+
+    def close(self) -> None:
+        """Let go of the index; calling it twice does nothing more."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._index.close()
+
+    def _opened(self) -> ChromaIndex:
+        return self._folder.open()[0] if self._folder else open_server(self._server)
+
+    def _whole(self, work: Callable[[], Answer]) -> Answer:
+        """Do the work; where the index turns out damaged, set it aside, make it again, and do the work once more."""
+        with self._lock:
+            self._still_open()
+            try:
+                with damage():
+                    return work()
+            except IndexDamaged as error:
+                if self._folder is None:
+                    raise Retry(f"Chroma server `{self._server}` failed: {error.diagnostics()}") from error
+                self._index.close()
+                self._folder.set_aside(error.diagnostics())
+                self._index = self._folder.begin()
+            with damage():
+                self._reconcile()
+                return work()
+
+    def _still_open(self) -> None:
+        # An index that was closed fails like a damaged one, and setting aside what another process owns would be worse.
+        if self._closed:
+            raise Retry("the knowledge base was closed")
+
+    def _renew(self) -> None:
+        if self._folder is not None:
+            self._index.close()
+            self._index = self._folder.begin()
+            return
+        for kind in KINDS:
+            self._index.remove(kind, list(self._index.digests(kind)))
+
+    def _found(self, query: str, kinds: tuple[Kind, ...], root_cause: str | None) -> tuple[KnowledgeHit, ...]:
+        candidates = [found for each in kinds for found in self._index.nearest(each, query, root_cause)]
+        parents: dict[tuple[Kind, str], list[tuple[float, JsonObject]]] = {}
+        for score, candidate in rank(query, candidates):
+            key = (candidate.kind, candidate.metadata["parent"])
+            parents.setdefault(key, []).append((score, candidate.metadata))
+        return tuple(hit_of(rows, each) for (each, _), rows in parents.items())
+
+    def _reconcile(self) -> None:
+        """Bring the index in line. The index is read before the records: what another writer adds between stays."""
+        present = {kind: self._index.digests(kind) for kind in KINDS}
+        wanted = self._wanted()
+        for kind in KINDS:
+            fresh = [
+                passage for id, passage in wanted[kind].items() if present[kind].get(id) != passage.metadata["digest"]
+            ]
+            gone = [id for id in present[kind] if id not in wanted[kind]]
+            self._index.remove(kind, gone)
+            self._index.put(kind, fresh)
+            if fresh or gone:
+                log.info("knowledge index: %d passages of %ss put, %d removed", len(fresh), kind, len(gone))
+
+    def _wanted(self) -> dict[Kind, dict[str, Passage]]:
+        runbooks = {runbook.id: runbook_passages(runbook, origin="packaged") for runbook in packaged_runbooks()}
+        incidents: dict[str, Passage] = {}
+        for id, record in self._records.all():
+            try:
+                if id.startswith(_RUNBOOK):
+                    runbook = _runbook_of(record)
+                    runbooks[runbook.id] = runbook_passages(runbook, origin="added")
+                elif id.startswith(_INCIDENT):
+                    incident = incident_of({key: value for key, value in record.items() if key != "type"})
+                    incidents[incident.id] = incident_passage(incident)
+            except (BadInput, ValueError) as error:
+                log.warning("knowledge record `%s` passed over: %s", id, " ".join(str(error).split()))
+        return {
+            "runbook": {passage.id: passage for passages in runbooks.values() for passage in passages},
+            "incident": incidents,
+        }
+
+
+def put_incident(records: RecordStore, incident: PastIncident) -> None:
+    """Make an incident durable, whole; raises BadInput for an id that cannot be one."""
+    try:
+        incident_passage(incident)
+    except ValueError as error:
+        raise BadInput(str(error), got=incident.id, expected="1 to 200 printable characters") from None
+    records.put(_INCIDENT + incident.id, {"type": "incident", **incident.model_dump(mode="json")})
+
+
+def _runbook_of(record: JsonObject) -> Runbook:
+    text = record.get("text")
+    if not isinstance(text, str):
+        raise BadInput("runbook record", got=type(text).__name__, expected="a text")
+    return parse_runbook(text, where=str(record.get("where", "record")))
+
+
+def checked(kind: str | None, root_cause: str | None, limit: int) -> tuple[Kind, ...]:
+    """The kinds that are asked for; raises BadInput for a kind, cause or limit that cannot be."""
+    if kind is not None and kind not in KINDS:
+        raise BadInput("knowledge kind", got=kind, expected="`runbook` or `incident`")
+    causes = [cause.value for cause in RootCause]
+    if root_cause is not None and root_cause not in causes:
+        raise BadInput("root cause", got=root_cause, expected="one of " + ", ".join(causes))
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        raise BadInput("limit", got=limit, expected=f"a whole number from 1 to {LIMIT_MAX}")
+    return tuple(each for each in KINDS if kind in (None, each))

@@ -1,0 +1,83 @@
+"""Text as the index sees it: cleaned, bounded, split into stems. Texts come from outside and are never trusted."""
+
+import re
+import unicodedata
+
+TEXT_CHARS_MAX = 2_000
+SEARCH_CHARS_MAX = 16_000
+
+_WORD = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
+_SUFFIXES = (
+    "ations",
+    "ation",
+    "ingly",
+    "ments",
+    "ment",
+    "ness",
+    "ings",
+    "ing",
+    "edly",
+    "ies",
+    "ied",
+    "ed",
+    "es",
+    "ly",
+    "s",
+)
+_STOP_TEXT = """
+a about after again all also always an and any are as at be because been before being but by can could did do
+does doing down each even every few for from further get gets had has have having how if in into is it its
+itself just like more most much my no nor not now of off on once one only or other our out over own same see
+seen she should so some such than that the their them then there these they thing this those through to too
+under until up us very was we were what when where which while who whom why will with would you your
+"""
+_STOP = frozenset(_STOP_TEXT.split())
+
+
+def clean(text: str) -> str:
+    """Remove control, format and surrogate characters (terminal escapes, bidirectional overrides); keep line breaks."""
+    kept = (
+        "\n" if char in "\u2028\u2029" else char
+        for char in text.replace("\r\n", "\n")
+        if char in "\n\t" or unicodedata.category(char)[0] != "C"
+    )
+    return "".join(kept)
+
+
+def bounded(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
+    """The cleaned text, at most `chars_max` characters long."""
+    cleaned = clean(text)
+    return cleaned if len(cleaned) <= chars_max else cleaned[: chars_max - 1] + "…"
+
+
+def line(text: str, chars_max: int = 200) -> str:
+    """The cleaned text on one line."""
+    return bounded(" ".join(clean(text).split()), chars_max)
+
+
+def words(text: str) -> list[str]:
+    """Lowercase words without stop words; a name like `unit_change` gives itself and its parts."""
+    found: list[str] = []
+    for word in _WORD.findall(text.lower()):
+        parts = word.split("_")
+        if len(parts) > 1:
+            found.append(word)
+        found.extend(part for part in parts if len(part) > 1 and part not in _STOP)
+    return found
+
+
+def stems(text: str) -> list[str]:
+    """The words of a text with common English endings removed (a light stemmer: `readings` and `read` meet)."""
+    return [_stem(word) for word in words(text)]
+
+
+def _stem(word: str) -> str:
+    if "_" in word or word[0].isdigit():
+        return word
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            word = word[: -len(suffix)] + ("y" if suffix in {"ies", "ied"} else "")
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
+        word = word[:-1]
+    return word[:-1] if len(word) > 3 and word.endswith("e") else word
