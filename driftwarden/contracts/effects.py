@@ -103,9 +103,13 @@ class TrainingResult(Value):
 
 
 class Verification(Value):
-    """Did it help? `verdict`: `helped`, `no_difference`, `harmed`, `pending` (too few labelled rows yet), `reported`."""
+    """Did it help?
 
-    verdict: Literal["helped", "no_difference", "harmed", "pending", "reported"]
+    `verdict`: `helped`, `no_difference`, `harmed`, `pending` (too few labelled rows yet), `reported` (someone else's
+    figures), `confirmed` (read back: it stands as intended; there is nothing to compare).
+    """
+
+    verdict: Literal["helped", "no_difference", "harmed", "pending", "reported", "confirmed"]
     rows: int = 0
     comparison: Comparison | None = None
     detail: str = ""

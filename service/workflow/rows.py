@@ -29,7 +29,7 @@ class ModelRows:
         history = self._model.data.history
         if not history:
             return []
-        path = resolve(history, self._roots, folder=True)
+        path = resolve(history, self._roots, kind="any")
         if path.is_dir():
             return sorted(file for file in path.iterdir() if file.name.endswith((".parquet", ".csv", ".csv.gz")))
         return [path]
@@ -52,7 +52,7 @@ class ModelRows:
             paths=tuple(str(file) for file in files),
             time_column=self._model.time_column,
             target=self._model.target,
-            labels_path=str(resolve(labels.uri, self._roots, folder=True)) if labels.uri else None,
+            labels_path=str(resolve(labels.uri, self._roots, kind="any")) if labels.uri else None,
             labels_key=labels.key,
             labels_until=self._labels_until(parse_rfc3339(now)),
             labelled_only=True,
@@ -66,7 +66,7 @@ class ModelRows:
             paths=(str(self.path(uri)),),
             time_column=self._model.time_column,
             target=self._model.target,
-            labels_path=str(resolve(labels.uri, self._roots, folder=True)) if labels.uri else None,
+            labels_path=str(resolve(labels.uri, self._roots, kind="any")) if labels.uri else None,
             labels_key=labels.key,
             labels_until=self._labels_until(parse_rfc3339(now)),
         )

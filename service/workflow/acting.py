@@ -1,0 +1,251 @@
+"""The last part of the walk: the effect, its verification on later rows, its undoing, and what is remembered of it."""
+
+import logging
+
+from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.contracts.base import ActionName, Outcome
+from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
+from driftwarden.contracts.ports import PastIncident
+from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
+from driftwarden.service.workflow.deciding import approval_facts, ask, decide, fail, intend
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.rows import ModelRows
+from driftwarden.service.workflow.transitions import State
+
+log = logging.getLogger(__name__)
+
+# What is judged on later rows; of the others it is read back that they stand as intended.
+VERSION_ACTIONS = frozenset(
+    {ActionName.RETRAIN, ActionName.ROLLBACK, ActionName.FALLBACK_MODEL, ActionName.RECALIBRATE}
+)
+
+
+def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool) -> State:
+    """executing -> verifying | resolved | failed, or back to people where a fresh decision no longer allows it.
+
+    Two commits: the decision made again and the intent, then the effect. Entered again after a crash (`resumed`), the
+    sink is asked by the idempotency key; where nothing happened yet, it is decided and intended anew.
+    """
+    if incident.intent is None:
+        return _decide_and_intend(parts, incident, raws)
+    request = ActionRequest.model_validate(incident.intent.request)
+    action = parts.actions[request.candidate.action]
+    result = action.lookup(request)
+    if result is None and resumed:
+        incident.intent = None
+        return State.EXECUTING
+    try:
+        if result is None:
+            action.precheck(request)
+        # Also where it was found: an effect in several parts (trained, not yet promoted) is finished under the same key.
+        result = action.execute(request)
+    except AskHuman as error:
+        parts.ledger.settle(incident.id, failed=True)
+        return fail(parts, incident, f"a person must look: {error.diagnostics()}")
+    except (Refused, GiveUp) as error:
+        parts.ledger.settle(incident.id, failed=True)
+        return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
+    return _done(parts, incident, request, result)
+
+
+def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    approval = approval_facts(parts, incident)
+    decision = decide(parts, incident, raws, approval=approval)
+    if decision.outcome is Outcome.EXECUTE:
+        intend(parts, incident, "approval" if approval else "decision")
+        return State.EXECUTING
+    parts.ledger.release(incident.id)
+    if incident.approval and approval:
+        parts.approvals.mark(incident.approval, "superseded")
+    return ask(parts, incident) if decision.outcome is Outcome.ESCALATE else State.MONITORING
+
+
+def _done(parts: Parts, incident: Incident, request: ActionRequest, result: EffectResult) -> State:
+    assert incident.intent is not None
+    incident.result = result
+    parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
+    if incident.approval and parts.approvals.get(incident.approval).state == "approved":
+        parts.approvals.mark(incident.approval, "executed")
+    incident.audit["result"] = parts.audit.append(
+        "result",
+        result.model_dump(mode="json"),
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.intent.audit_hash,
+    )
+    incident.note(parts.clock, "result", result.detail or result.action.value, SERVICE)
+    if result.action in VERSION_ACTIONS and result.changed:
+        incident.effect_rows = _rows_then(parts, incident, request)
+        return State.VERIFYING
+    if result.action in VERSION_ACTIONS:
+        incident.helped = False
+        _settle(parts, incident)
+        return State.RESOLVED
+    verdict = Verification(verdict="confirmed", detail="read back: it stands as intended")
+    _record_verification(parts, incident, verdict)
+    return State.RESOLVED
+
+
+def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict[str, object]:
+    """What was known when the effect happened, to tell later rows from earlier ones."""
+    paths = request.training_rows.paths if request.training_rows else ()
+    if not paths:
+        model = parts.settings.watched(incident.model)
+        window = incident.event.get("window") or {}
+        try:
+            paths = ModelRows(parts.settings, model, {}).known(request.now, window.get("uri")).paths
+        except BadInput:
+            paths = ()
+    return {"until": request.now, "paths": list(paths)}
+
+
+def verify(parts: Parts, incident: Incident) -> State:
+    """verifying -> resolved | undone: both versions on labelled rows that neither was chosen on."""
+    from driftwarden.actions.verify import judge
+
+    result = incident.result
+    assert result is not None
+    assert incident.intent is not None
+    bounds = parts.settings.verification
+    model = parts.settings.watched(incident.model)
+    now = _latest_now(parts, incident)
+    rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name)).after(incident.effect_rows, now)
+    verification = Verification(verdict="pending", detail="no labelled rows after the action yet")
+    if rows is not None and result.before is not None and result.after is not None:
+        try:
+            comparison = parts.comparer.compare(model, champion=result.before, challenger=result.after, rows=rows)
+        except BadInput as error:
+            verification = Verification(verdict="pending", detail=error.diagnostics())
+        else:
+            verification = judge(comparison, rows_min=bounds.rows_min, tolerance=bounds.tolerance, p_harm=bounds.p_harm)
+    if verification.verdict == "pending" and not _patience_is_over(parts, incident):
+        incident.verification = verification
+        return State.VERIFYING
+    _record_verification(parts, incident, verification)
+    if verification.verdict == "harmed":
+        return _undo(parts, incident)
+    incident.helped = {"helped": True, "no_difference": False}.get(verification.verdict)
+    _settle(parts, incident)
+    return State.RESOLVED
+
+
+def _latest_now(parts: Parts, incident: Incident) -> str:
+    """The newest moment that this model's windows have reached, or the decision's clock where that is later."""
+    now = parts.decision_clock.now_for(incident)
+    last = parts.metrics.last(incident.model, 1)
+    return max([now, *(rfc3339(parse_rfc3339(window["end"])) for window in last)])
+
+
+def _patience_is_over(parts: Parts, incident: Incident) -> bool:
+    then = parse_rfc3339(str(incident.effect_rows.get("until") or incident.updated_at))
+    return parse_rfc3339(_latest_now(parts, incident)) - then >= parts.settings.verification.patience
+
+
+def _record_verification(parts: Parts, incident: Incident, verification: Verification) -> None:
+    incident.verification = verification
+    incident.audit["verification"] = parts.audit.append(
+        "verification",
+        verification.model_dump(mode="json"),
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("result"),
+    )
+    incident.note(parts.clock, "verification", f"{verification.verdict}: {verification.detail}", SERVICE)
+
+
+def _undo(parts: Parts, incident: Incident) -> State:
+    """The action harmed: take it back, where what it left is still in force."""
+    assert incident.intent is not None
+    assert incident.result is not None
+    request = ActionRequest.model_validate(incident.intent.request)
+    action = parts.actions[request.candidate.action]
+    intent = parts.audit.append(
+        "intent",
+        {
+            "action": incident.result.action.value,
+            "undo": True,
+            "idempotency_key": f"{request.idempotency_key}:undo",
+            "before": incident.result.after,
+            "after": incident.result.before,
+        },
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("verification"),
+    )
+    try:
+        undone = action.undo(request, incident.result)
+    except Refused as error:
+        # Someone, or a later incident, moved on from here: there is nothing of ours left to take back.
+        incident.note(parts.clock, "result", f"not undone: {error.diagnostics()}", SERVICE)
+        incident.helped = False
+        _settle(parts, incident)
+        return State.RESOLVED
+    incident.audit["result"] = parts.audit.append(
+        "result",
+        {**undone.model_dump(mode="json"), "undo": True},
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=intent,
+    )
+    incident.note(parts.clock, "result", f"undone: {undone.detail}", SERVICE)
+    parts.ledger.settle(incident.id, failed=True)
+    incident.helped = False
+    _settle(parts, incident)
+    return State.UNDONE
+
+
+def _settle(parts: Parts, incident: Incident) -> None:
+    """Labels have spoken: the track record of this action learns from it."""
+    if incident.helped is None or incident.result is None:
+        return
+    parts.ledger.record_outcome(
+        incident.id, model=incident.model, action=incident.result.action.value, helped=incident.helped
+    )
+    parts.audit.append(
+        "settlement",
+        {"action": incident.result.action.value, "helped": incident.helped, "basis": "measured"},
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("verification"),
+    )
+
+
+def close(parts: Parts, incident: Incident) -> None:
+    """Write the last record of an incident and hand what was learned to the knowledge base."""
+    finding, candidate = incident.finding, incident.candidate
+    parts.audit.append(
+        "close",
+        {"state": incident.state.value, "outcome": incident.outcome, "problem": incident.problem},
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("result") or incident.audit.get("decision"),
+    )
+    if finding is None or candidate is None:
+        return
+    comparison = incident.verification.comparison if incident.verification else None
+    try:
+        parts.knowledge.record_incident(
+            PastIncident(
+                id=incident.id,
+                correlation_id=incident.correlation_id,
+                model=incident.model,
+                root_cause=finding.root_cause.value,
+                columns=finding.columns,
+                action=candidate.action.value,
+                outcome=incident.outcome or "",
+                state=incident.state.value,
+                helped=incident.helped,
+                relative_gain=comparison.relative_gain if comparison else None,
+                summary=finding.summary,
+                at=incident.updated_at,
+            )
+        )
+    except Error as error:  # an index can be rebuilt from its records; an incident must not hang on it
+        log.warning("knowledge base: %s", error.diagnostics(), extra={"incident": incident.id})

@@ -1,0 +1,116 @@
+"""The case as the agents may read it: measured live in the sandbox, never more than read-only."""
+
+import logging
+from typing import Any
+
+from driftwarden.contracts.measurements import MEASURE_TYPES, Measured, MeasurementName
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import BadInput, Error
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.rows import ModelRows
+from driftwarden.strict import plain
+
+log = logging.getLogger(__name__)
+
+HISTORY_WINDOWS_MAX = 60
+
+
+class LiveCase:
+    """Implements the port `CaseFile` over one incident. Measurements are made once, together, and kept."""
+
+    def __init__(self, parts: Parts, incident: Incident, model: WatchedModel) -> None:
+        """Read-only views of this incident's surroundings."""
+        self._parts, self._incident, self._model = parts, incident, model
+        self._measures: dict[str, Measured] = {}
+
+    def event(self) -> dict[str, Any]:
+        """The newest drift event's data, and how many events the incident holds."""
+        event = dict(self._incident.event)
+        event["columns"] = list(event.get("columns") or ())[:200]
+        return event | {"events_in_incident": len(self._incident.events)}
+
+    def model(self) -> dict[str, Any]:
+        """The watched model without its files."""
+        card: dict[str, Any] = plain(
+            self._model.model_dump(mode="json", exclude={"data", "training", "labels", "registered_model"})
+        )
+        return card | {
+            "label_delay_seconds": int(self._model.labels.delay.total_seconds()),
+            "champion_version": self._incident.champion_before,
+        }
+
+    def measure(self, name: MeasurementName) -> Measured:
+        """One measurement; the first call measures everything in one sandboxed pass over the rows."""
+        if not self._measures:
+            self._measures = self._measure_all()
+        return self._measures[name]
+
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """Every measurement made, JSON-able."""
+        return {name: one.model_dump(mode="json") for name, one in self._measures.items()}
+
+    def metric_history(self, limit: int = 20) -> list[dict[str, Any]]:
+        """Earlier windows, newest last."""
+        return self._parts.metrics.last(self._model.name, limit)
+
+    def registry_history(self, limit: int = 10) -> list[dict[str, Any]]:
+        """Versions, newest first."""
+        return self._parts.registry.versions(self._model, limit)
+
+    def recent_changes(self) -> list[dict[str, Any]]:
+        """Actions on this model, batches in quarantine and the reference in force, newest last."""
+        changes: list[dict[str, Any]] = [
+            {"what": "action", "incident": incident, **entry}
+            for incident, entry in self._parts.ledger.entries().items()
+            if entry["model"] == self._model.name and incident != self._incident.id
+        ]
+        changes.sort(key=lambda change: change["at"])
+        quarantined = self._parts.state.quarantined(self._model.name)
+        changes += [{"what": "quarantined batch", "batch": batch, **record} for batch, record in quarantined.items()]
+        reference = self._parts.state.reference(self._model.name)
+        if reference:
+            changes.append({"what": "reference", **reference})
+        return changes[-30:]
+
+    def _measure_all(self) -> dict[str, Measured]:
+        try:
+            answer = self._parts.sandbox.call(
+                "driftwarden.service.tasks:measure",
+                self._payload(),
+                timeout_s=self._parts.settings.rehearsal.timeout_s,
+                memory_bytes=self._parts.settings.rehearsal.memory_mib * 1024 * 1024,
+            )
+        except (BadInput, Error) as error:
+            log.warning("measurements: %s", error.diagnostics())
+            return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
+        return {name: MEASURE_TYPES[name].model_validate(answer[name]) for name in MEASURE_TYPES}
+
+    def _payload(self) -> dict[str, Any]:
+        window = self._incident.event.get("window") or {}
+        if not window.get("uri"):
+            raise BadInput(
+                "event field `data.window.uri`", got="nothing", expected="where the window's rows can be read"
+            )
+        now = self._parts.decision_clock.now_for(self._incident)
+        rows = ModelRows(self._parts.settings, self._model, self._parts.state.quarantined(self._model.name))
+        current = rows.window(window["uri"], now)
+        history = [str(path) for path in rows.history_files() if str(path) not in current.paths]
+        quarantined = {str(one.path) for one in rows.known(now, window["uri"]).excluded}
+        return {
+            "model": self._model.model_dump(mode="json"),
+            "tracking_uri": self._parts.settings.tracking_uri,
+            "champion_version": self._incident.champion_before,
+            "current": current.model_dump(mode="json"),
+            "reference": self._reference(rows),
+            "history": [path for path in history if path not in quarantined][-HISTORY_WINDOWS_MAX:],
+            "reported_performance": self._incident.event.get("performance"),
+            "rows_max": self._parts.settings.data.measure_rows_max,
+        }
+
+    def _reference(self, rows: ModelRows) -> str | None:
+        """The file to compare with: the event's own, else the one that an action set; None: the champion's training rows."""
+        named = (self._incident.event.get("reference") or {}).get("uri")
+        held = self._parts.state.reference(self._model.name) or {}
+        uri = named or held.get("uri")
+        return str(rows.path(uri)) if uri else None

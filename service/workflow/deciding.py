@@ -1,0 +1,281 @@
+"""The middle of the walk: the policy decides, people are asked where it says so, and what they say is decided again."""
+
+from typing import Any
+
+from driftwarden.clock import rfc3339
+from driftwarden.contracts.base import ActionName, Outcome
+from driftwarden.contracts.decision import Decision
+from driftwarden.contracts.event import DriftEvent, parse_event
+from driftwarden.contracts.ports import Actor
+from driftwarden.errors import NotFound
+from driftwarden.service.workflow.approvals import ApprovalRequest
+from driftwarden.service.workflow.facts import build_facts
+from driftwarden.service.workflow.incident import Incident, Intent
+from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.requests import build_request
+from driftwarden.service.workflow.transitions import State
+
+
+def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None) -> dict[str, Any]:
+    """The facts of a decision as they are now; `state.*` never counts this incident."""
+    event: DriftEvent | None = parse_event(raws[-1]) if raws else None
+    now = parts.decision_clock.now_for(incident)
+    try:
+        model = parts.settings.watched(incident.model)
+    except NotFound:
+        model = None
+    candidate = incident.candidate
+    track = parts.ledger.track_record(model=incident.model, action=candidate.action.value) if candidate else None
+    return build_facts(
+        incident,
+        now=now,
+        event=event,
+        model=model,
+        state=parts.ledger.facts(incident.id, model=incident.model, now=now, caps=parts.caps()),
+        halted=parts.halts.is_halted(incident.model),
+        track_record=track,
+        approval=approval,
+    )
+
+
+def decide(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None = None) -> Decision:
+    """One decision of the policy in force from fresh facts, written to the audit log before anything follows from it."""
+    facts = fresh_facts(parts, incident, raws, approval)
+    policy = parts.policy()
+    decision = policy.decide(facts)
+    document = decision.to_json()
+    incident.audit["decision"] = parts.audit.append(
+        "decision",
+        {"facts": facts, "decision": document, "policy_digest": policy.digest},
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("plan") or incident.audit.get("event"),
+    )
+    incident.facts, incident.decision, incident.outcome = facts, document, decision.outcome.value
+    if incident.decided_at is None:
+        incident.decided_at = rfc3339(parts.clock.now())
+    would = f" (would be {decision.would_be})" if decision.would_be else ""
+    because = f" because of {', '.join(decision.decisive)}" if decision.decisive else ": every rule passes"
+    incident.note(parts.clock, "decision", f"{decision.outcome}{would}{because}", SERVICE)
+    return decision
+
+
+def decide_first(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """rehearsed -> decided."""
+    decide(parts, incident, raws)
+    return State.DECIDED
+
+
+def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """decided | approved -> executing | awaiting_approval | monitoring: what the decision on record says."""
+    assert incident.decision is not None
+    outcome = Outcome(incident.decision["outcome"])
+    if outcome is Outcome.EXECUTE:
+        broken = _reserve(parts, incident)
+        if broken is None:
+            return State.EXECUTING
+        # Another worker took the last of a cap between our facts and our reservation: the facts say so now.
+        decision = decide(parts, incident, raws)
+        incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
+        outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
+    if outcome is Outcome.ESCALATE:
+        return ask(parts, incident)
+    return State.MONITORING
+
+
+def _reserve(parts: Parts, incident: Incident) -> str | None:
+    candidate = incident.candidate
+    assert candidate is not None
+    return parts.ledger.reserve(
+        incident.id,
+        model=incident.model,
+        action=candidate.action.value,
+        cost_usd=candidate.cost_usd,
+        now=parts.decision_clock.now_for(incident),
+        caps=parts.caps(),
+    )
+
+
+def intend(parts: Parts, incident: Incident, cause: str) -> None:
+    """Write down what is about to be done, and which decision or approval allows it, before it is done."""
+    candidate = incident.candidate
+    assert candidate is not None
+    model = parts.settings.watched(incident.model)
+    request = build_request(parts, incident, model, candidate)
+    estimate = parts.actions[candidate.action].estimate(request)
+    cause_hash = incident.audit[cause]
+    written = parts.audit.append(
+        "intent",
+        {
+            "action": candidate.action.value,
+            "params": candidate.params,
+            "idempotency_key": request.idempotency_key,
+            "before": incident.champion_before,
+            "estimate": estimate.model_dump(mode="json"),
+        },
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=cause_hash,
+    )
+    incident.audit["intent"] = written
+    incident.intent = Intent(
+        idempotency_key=request.idempotency_key,
+        candidate=candidate.id,
+        request=request.model_dump(mode="json"),
+        audit_hash=written,
+        cause_hash=cause_hash,
+    )
+    incident.note(parts.clock, "intent", f"{candidate.action} under key {request.idempotency_key[:12]}", SERVICE)
+
+
+def ask(parts: Parts, incident: Incident) -> State:
+    """Put the plan into the approval queue; where the policy names nobody who could approve, the incident fails."""
+    assert incident.decision is not None
+    decision = decision_of(incident.decision)
+    if decision.approvals is None or incident.candidate is None:
+        incident.problem = incident.problem or "the policy escalates, and names nobody who could approve"
+        return fail(parts, incident, incident.problem)
+    finding = incident.finding
+    summary = finding.summary if finding else ""
+    request, new = parts.approvals.request(incident, decision, summary)
+    incident.approval = request.id
+    if new:
+        _record_approval(parts, incident, request, "requested", SERVICE, cause="decision")
+        incident.note(
+            parts.clock,
+            "approval",
+            f"{request.id}: {request.required} of {', '.join(request.groups)} by {request.expires_at}",
+            SERVICE,
+        )
+        parts.notifier.notify(
+            f"approval needed: {request.action} on {request.model}",
+            f"{summary}\nwhy: {', '.join(request.why)}\ndriftwarden approvals show {request.id}",
+            key=request.id,
+            fields={"approval": request.id, "incident": incident.id, "correlation_id": incident.correlation_id},
+        )
+    return State.AWAITING_APPROVAL
+
+
+def decision_of(document: dict[str, Any]) -> Decision:
+    """A decision from its JSON form."""
+    terms = document.get("approvals")
+    return Decision.model_validate(
+        {
+            **{key: document[key] for key in ("outcome", "would_be", "rules", "decisive", "facts_digest")},
+            "approvals": terms
+            and {
+                "required": terms["required"],
+                "from_": terms["from"],
+                "expires_after_seconds": terms["expires_after_seconds"],
+            },
+            "policy_name": document["policy"]["name"],
+            "policy_revision": document["policy"]["revision"],
+            "policy_digest": document["policy"]["digest"],
+        }
+    )
+
+
+def _record_approval(
+    parts: Parts, incident: Incident, request: ApprovalRequest, verdict: str, actor: Actor, *, cause: str
+) -> None:
+    incident.audit["approval"] = parts.audit.append(
+        "approval",
+        {
+            "approval": request.id,
+            "digest": request.digest,
+            "verdict": verdict,
+            "action": request.action,
+            "params": request.params,
+            "granted": [grant.model_dump() for grant in request.granted],
+            "refused": request.refused.model_dump() if request.refused else None,
+            "lifts": list(request.why),
+            "expires_at": request.expires_at,
+        },
+        actor=actor,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get(cause),
+    )
+
+
+def answer(parts: Parts, incident: Incident, *, joined: bool) -> State:
+    """awaiting_approval -> approved | rejected | expired, or triaged again where more drift has come meanwhile."""
+    assert incident.approval is not None
+    request = parts.approvals.get(incident.approval)
+    if request.state == "approved":
+        actor = Actor(kind="human", id=", ".join(grant.by for grant in request.granted))
+        _record_approval(parts, incident, request, "approved", actor, cause="decision")
+        incident.note(parts.clock, "approval", f"approved: {'; '.join(g.reason for g in request.granted)}", actor)
+        return State.APPROVED
+    if request.state == "rejected":
+        refused = request.refused
+        actor = Actor(kind="human", id=refused.by if refused else "?")
+        _record_approval(parts, incident, request, "rejected", actor, cause="decision")
+        incident.note(parts.clock, "approval", f"rejected: {refused.reason if refused else ''}", actor)
+        return State.REJECTED
+    if parts.approvals.is_expired(request):
+        request = parts.approvals.mark(request.id, "expired")
+        timer = Actor(kind="timer", id="expiry")
+        _record_approval(parts, incident, request, "expired", timer, cause="decision")
+        incident.note(parts.clock, "approval", "nobody answered in time: not done", timer)
+        return State.EXPIRED
+    return State.TRIAGED if joined else State.AWAITING_APPROVAL
+
+
+def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """approved -> executing, or whatever fresh facts say: what the signers saw failing is lifted, nothing else."""
+    facts = approval_facts(parts, incident)
+    decision = decide(parts, incident, raws, approval=facts)
+    if decision.outcome is not Outcome.EXECUTE and incident.approval:
+        parts.approvals.mark(incident.approval, "superseded")
+    return follow(parts, incident, raws)
+
+
+def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
+    """The fact `approval` of contract §4.10, where this incident's request was granted and not used up."""
+    if incident.approval is None:
+        return None
+    request = parts.approvals.get(incident.approval)
+    if request.state != "approved" or parts.approvals.is_expired(request) or not _still_bound(incident, request):
+        return None
+    return {
+        "digest": request.digest,
+        "granted": [{"by": grant.by, "group": grant.group, "at": grant.at} for grant in request.granted],
+        "lifts": list(request.why),
+    }
+
+
+def _still_bound(incident: Incident, request: ApprovalRequest) -> bool:
+    candidate = incident.candidate
+    return (
+        candidate is not None
+        and request.incident == incident.id
+        and request.action == candidate.action.value
+        and request.candidate == candidate.id
+    )
+
+
+def fail(parts: Parts, incident: Incident, reason: str) -> State:
+    """Any state -> failed: it ends here, says why, and people are told."""
+    incident.problem = reason
+    incident.note(parts.clock, "close", f"failed: {reason}", SERVICE)
+    parts.notifier.notify(
+        f"incident failed on {incident.model}",
+        f"{reason}\ndriftwarden incidents show {incident.id}",
+        key=f"{incident.id}:failed",
+        fields={"incident": incident.id, "correlation_id": incident.correlation_id},
+    )
+    return State.FAILED
+
+
+def decide_problem(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """triaged -> failed for an event that cannot be handled: decided like any other (unknown facts escalate), and said."""
+    decide(parts, incident, raws)
+    return fail(parts, incident, incident.problem or "the event cannot be handled")
+
+
+def is_idle(incident: Incident) -> bool:
+    """True where the plan is to do nothing."""
+    return incident.candidate is not None and incident.candidate.action is ActionName.NONE

@@ -1,0 +1,139 @@
+"""What the steps of the workflow need, chosen by the composition root and injected."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from driftwarden.clock import Clock, rfc3339
+from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.decision import Decision
+from driftwarden.contracts.ports import (
+    Action,
+    Actor,
+    Advisor,
+    AuditLog,
+    Comparer,
+    Knowledge,
+    Notifier,
+    RegistryReader,
+    Sandbox,
+    StateStore,
+)
+from driftwarden.service.workflow.approvals import Approvals
+from driftwarden.service.workflow.halts import Halts
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.ledger import Caps, Ledger
+from driftwarden.service.workflow.metrics import MetricHistory
+from driftwarden.settings import Settings
+
+SERVICE = Actor(kind="service", id="driftwarden")
+
+
+class PolicyInForce(Protocol):
+    """The policy that decides now."""
+
+    @property
+    def digest(self) -> str:
+        """Its digest (contract §4)."""
+        ...
+
+    def decide(self, facts: dict[str, Any]) -> Decision:
+        """A decision from facts alone."""
+        ...
+
+    def canonical(self) -> dict[str, Any]:
+        """The whole canonical policy."""
+        ...
+
+
+class DecisionClock(Protocol):
+    """The time that decisions and the policy's limits run on: real time, or a stream's own in demo and bench."""
+
+    def now_for(self, incident: Incident) -> str:
+        """RFC 3339 moment at which this incident is decided."""
+        ...
+
+
+class RealTime:
+    """Decisions at the moment they are made."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Use this clock."""
+        self._clock = clock
+
+    def now_for(self, incident: Incident) -> str:
+        """The clock's present moment."""
+        del incident
+        return rfc3339(self._clock.now())
+
+
+class StreamTime:
+    """Decisions at the time of the window that they are about."""
+
+    def now_for(self, incident: Incident) -> str:
+        """The time of the incident's newest event."""
+        return incident.event_time
+
+
+Span = Callable[..., AbstractContextManager[Any]]
+
+
+@contextmanager
+def _no_span(name: str, **attributes: Any) -> Iterator[None]:
+    del name, attributes
+    yield
+
+
+@dataclass
+class Parts:
+    """Everything a step may use."""
+
+    settings: Settings
+    clock: Clock
+    decision_clock: DecisionClock
+    audit: AuditLog
+    policy: Callable[[], PolicyInForce]
+    registry: RegistryReader
+    state: StateStore
+    actions: dict[ActionName, Action]
+    ledger: Ledger
+    halts: Halts
+    approvals: Approvals
+    metrics: MetricHistory
+    advisor: Advisor
+    knowledge: Knowledge
+    sandbox: Sandbox
+    comparer: Comparer
+    notifier: Notifier
+    span: Span = field(default=_no_span)
+
+    def caps(self) -> Caps:
+        """The caps of the policy in force."""
+        return Caps.of(self.policy().canonical())
+
+
+class Lease(Protocol):
+    """The worker's hold on the incident."""
+
+    def check(self) -> None:
+        """Raise Fenced where another worker has taken it over."""
+        ...
+
+
+# The lease of the step that runs in this thread: what moves an alias asks it right before.
+current_lease: ContextVar[Lease | None] = ContextVar("current_lease", default=None)
+
+
+class HeldLease:
+    """Asks whichever step is running; without one nothing is held, and nothing may move."""
+
+    def check(self) -> None:
+        """Raise Fenced where the step's lease is lost."""
+        from driftwarden.errors import Fenced
+
+        lease = current_lease.get()
+        if lease is None:
+            raise Fenced("no incident is held by this thread")
+        lease.check()

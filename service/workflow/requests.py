@@ -1,0 +1,50 @@
+"""Requests for effects: which rows, which window, under which idempotency key."""
+
+import hashlib
+from typing import Any
+
+from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.effects import ActionRequest
+from driftwarden.contracts.findings import Candidate
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import BadInput
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.rows import ModelRows
+from driftwarden.strict import canonical_json, plain
+
+
+def idempotency_key(incident: str, candidate: Candidate) -> str:
+    """64 hex digits from what the effect is, never from a counter: the same effect has the same key after any crash."""
+    return hashlib.sha256(
+        canonical_json({"incident": incident, "action": candidate.action.value, "params": plain(candidate.params)})
+    ).hexdigest()
+
+
+def build_request(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> ActionRequest:
+    """The request of one candidate's effect; training rows only where a model is trained."""
+    now = parts.decision_clock.now_for(incident)
+    window: dict[str, Any] = incident.event.get("window") or {}
+    training = evaluation = None
+    if candidate.action is ActionName.RETRAIN:
+        rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name))
+        try:
+            training = rows.known(now, window.get("uri"))
+            bounds = parts.settings.rehearsal
+            evaluation = training.narrowed(last_rows=bounds.holdout_rows_max)
+        except BadInput:
+            training = evaluation = None  # the action's own precheck says what is missing
+    return ActionRequest(
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        idempotency_key=idempotency_key(incident.id, candidate),
+        model=model,
+        candidate=candidate,
+        champion_version=incident.champion_before,
+        now=now,
+        window_uri=window.get("uri"),
+        window_start=window.get("start"),
+        window_end=window.get("end"),
+        training_rows=training,
+        evaluation_rows=evaluation,
+    )

@@ -1,0 +1,274 @@
+"""The first half of the walk: what came, why it happened, what would help, and how that fares in rehearsal."""
+
+import logging
+from typing import Any
+
+from driftwarden.clock import rfc3339
+from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.event import DriftEvent, parse_event
+from driftwarden.contracts.findings import Candidate, Rehearsal
+from driftwarden.contracts.ports import Actor
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import BadInput, Error, GiveUp, NotFound
+from driftwarden.service.workflow.case import LiveCase
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.requests import build_request
+from driftwarden.service.workflow.rows import ModelRows
+from driftwarden.service.workflow.transitions import State
+
+log = logging.getLogger(__name__)
+
+REHEARSED_ACTIONS = frozenset({ActionName.RETRAIN, ActionName.ROLLBACK})
+
+
+def take_in(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """received -> triaged: the events that came, the model they are about, and whether its window can be read."""
+    events = [parse_event(raw) for raw in raws]
+    for event in events[len(incident.events) :]:
+        incident.events.append({"source": event.source, "id": event.id, "type": event.type})
+        incident.audit["event"] = parts.audit.append(
+            "event",
+            {"event": event.raw},
+            actor=SERVICE,
+            incident=incident.id,
+            correlation_id=incident.correlation_id,
+        )
+        incident.note(parts.clock, "event", f"{event.kind} from {event.source}", SERVICE)
+    newest = events[-1]
+    data = newest.model_dump(mode="json")["data"]
+    incident.event = data
+    incident.environment = newest.data.environment
+    incident.event_time = rfc3339(_moment(newest))
+    incident.problem = None
+    try:
+        model = parts.settings.watched(incident.model)
+        if model.environment != newest.data.environment:
+            raise BadInput(
+                f"environment of model `{model.name}`", got=newest.data.environment, expected=f"`{model.environment}`"
+            )
+        incident.champion_before = parts.registry.champion(model)
+        if incident.champion_before is None:
+            raise NotFound(
+                f"model `{model.name}` has no champion",
+                got=f"no alias `champion` on `{model.registered_model}`",
+                expected="a registered version behind it (driftwarden models register)",
+            )
+        _check_files(parts, model, newest)
+    except BadInput as error:
+        incident.problem = error.diagnostics()
+        incident.note(parts.clock, "event", f"cannot be handled: {incident.problem}", SERVICE)
+    return State.TRIAGED
+
+
+def _moment(event: DriftEvent) -> Any:
+    window = getattr(event.data, "window", None)
+    return window.end if window is not None and window.end is not None else event.time
+
+
+def _check_files(parts: Parts, model: WatchedModel, event: DriftEvent) -> None:
+    rows = ModelRows(parts.settings, model, {})
+    for part in (getattr(event.data, "window", None), getattr(event.data, "reference", None)):
+        if part is not None and part.uri:
+            rows.path(part.uri)
+
+
+def investigate(parts: Parts, incident: Incident) -> State:
+    """triaged -> investigated: the agents read the case and say what they think; measurements are kept."""
+    model = parts.settings.watched(incident.model)
+    case = LiveCase(parts, incident, model)
+    advice = parts.advisor.advise(case, parts.knowledge, correlation_id=incident.correlation_id, incident=incident.id)
+    case.measure("performance")  # the impact is a fact of the decision, whether the agents asked for it or not
+    incident.measures = case.measured()
+    incident.finding, incident.plan, incident.agents_model = advice.finding, advice.plan, advice.model
+    finding = advice.finding
+    investigator = Actor(kind="agent", id=f"investigator/{advice.model}")
+    incident.audit["finding"] = parts.audit.append(
+        "finding",
+        {
+            **finding.model_dump(mode="json"),
+            "steps": [step.model_dump(mode="json") for step in advice.steps],
+            "tokens": {"input": advice.input_tokens, "output": advice.output_tokens},
+        },
+        actor=investigator,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("event"),
+    )
+    columns = f" in {', '.join(finding.columns)}" if finding.columns else ""
+    incident.note(
+        parts.clock,
+        "finding",
+        f"{finding.root_cause}{columns} (confidence {finding.confidence:.2f}): {finding.summary}",
+        investigator,
+    )
+    _remember_window(parts, incident, model)
+    return State.INVESTIGATED
+
+
+def _remember_window(parts: Parts, incident: Incident, model: WatchedModel) -> None:
+    performance = incident.measures.get("performance", {})
+    window = incident.event.get("window") or {}
+    parts.metrics.record(
+        model.name,
+        {
+            "start": window.get("start"),
+            "end": incident.event_time,
+            "rows": performance.get("rows_current") or window.get("rows"),
+            "metric": performance.get("metric") or model.metric,
+            "value": performance.get("current"),
+            "reference": performance.get("reference"),
+            "drift_share": incident.event.get("drift_share"),
+            "incident": incident.id,
+        },
+    )
+
+
+def write_plan(parts: Parts, incident: Incident) -> State:
+    """investigated -> planned: candidates that cannot be done at all are said so, and left out of the running."""
+    assert incident.plan is not None
+    strategist = Actor(kind="agent", id=f"strategist/{incident.agents_model}")
+    model = parts.settings.watched(incident.model)
+    refused: dict[str, str] = {}
+    for candidate in incident.plan.candidates:
+        reason = _refusal(parts, incident, model, candidate)
+        if reason:
+            refused[candidate.id] = reason
+    incident.rehearsal_notes = {"refused": refused}
+    incident.audit["plan"] = parts.audit.append(
+        "plan",
+        {**incident.plan.model_dump(mode="json"), "refused": refused},
+        actor=strategist,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("finding"),
+    )
+    names = ", ".join(_label(candidate) for candidate in incident.plan.candidates)
+    incident.note(parts.clock, "plan", f"candidates: {names}", strategist)
+    return State.PLANNED
+
+
+def _refusal(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> str | None:
+    action = parts.actions.get(candidate.action)
+    if action is None:
+        return f"action `{candidate.action}` is not available"
+    try:
+        action.precheck(build_request(parts, incident, model, candidate))
+    except Error as error:
+        return error.diagnostics()
+    return None
+
+
+def _label(candidate: Candidate) -> str:
+    strategy = candidate.params.get("strategy") or candidate.params.get("to_version")
+    return f"{candidate.action.value}({strategy})" if strategy else candidate.action.value
+
+
+def rehearse(parts: Parts, incident: Incident) -> State:
+    """planned -> rehearsed: challengers are tried against the champion in the sandbox; the best is chosen."""
+    assert incident.plan is not None
+    assert incident.finding is not None
+    model = parts.settings.watched(incident.model)
+    refused = incident.rehearsal_notes.get("refused", {})
+    running = [candidate for candidate in incident.plan.candidates if candidate.id not in refused]
+    to_try = [one for one in running if one.action in REHEARSED_ACTIONS][: parts.settings.rehearsal.candidates_max]
+    incident.rehearsals = _rehearsals(parts, incident, model, to_try) if _wanted(running) else []
+    incident.chosen, incident.confidence = choose(incident, running, parts.settings.actions.win_probability_min)
+    incident.audit["rehearsal"] = parts.audit.append(
+        "rehearsal",
+        {
+            "rehearsals": [one.model_dump(mode="json") for one in incident.rehearsals],
+            "chosen": incident.chosen,
+            "confidence": incident.confidence,
+        },
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.audit.get("plan"),
+    )
+    incident.note(parts.clock, "rehearsal", _told(incident), SERVICE)
+    return State.REHEARSED
+
+
+def _wanted(running: list[Candidate]) -> bool:
+    # The agents' first choice decides: where nothing needs repair, or data must be kept out, no challenger is trained.
+    return bool(running) and running[0].action in REHEARSED_ACTIONS
+
+
+def _rehearsals(parts: Parts, incident: Incident, model: WatchedModel, to_try: list[Candidate]) -> list[Rehearsal]:
+    bounds = parts.settings.rehearsal
+    now = parts.decision_clock.now_for(incident)
+    window = incident.event.get("window") or {}
+    try:
+        rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name)).known(now, window.get("uri"))
+        answer = parts.sandbox.call(
+            "driftwarden.pipelines.tasks:rehearse",
+            {
+                "model": model.model_dump(mode="json"),
+                "tracking_uri": parts.settings.tracking_uri,
+                "champion_version": incident.champion_before,
+                "candidates": [candidate.model_dump(mode="json") for candidate in to_try],
+                "rows": rows.model_dump(mode="json"),
+                "holdout_share": bounds.holdout_share,
+                "holdout_rows_min": bounds.holdout_rows_min,
+                "holdout_rows_max": bounds.holdout_rows_max,
+                "recent_share": bounds.recent_share,
+                "recent_rows_min": bounds.recent_rows_min,
+                "replicates": bounds.replicates,
+                "seed": int(incident.correlation_id[:8], 16),
+            },
+            timeout_s=bounds.timeout_s,
+            memory_bytes=bounds.memory_mib * 1024 * 1024,
+        )
+    except (BadInput, GiveUp) as error:
+        return [Rehearsal(candidate=one.id, status="failed", detail=error.diagnostics()) for one in to_try]
+    return [Rehearsal.model_validate(one) for one in answer["rehearsals"]]
+
+
+def choose(incident: Incident, running: list[Candidate], win_min: float) -> tuple[str | None, float | None]:
+    """The candidate to decide about, and its confidence (0..1); (None, None) where none can be done.
+
+    The agents' order decides between kinds of remedy; among those that were rehearsed, the measured gain does. The
+    confidence of a rehearsed candidate is its win probability, of any other the diagnosis's; a model's own claim only
+    lowers it.
+    """
+    assert incident.finding is not None
+    if not running:
+        return None, None
+    rehearsed = {one.candidate: one for one in incident.rehearsals if one.status == "rehearsed"}
+    first = running[0]
+    chosen = first
+    if first.action in REHEARSED_ACTIONS:
+        tried = [one for one in running if one.id in rehearsed]
+        winners = [one for one in tried if (rehearsed[one.id].win_probability or 0.0) >= win_min]
+        if winners:
+            chosen = max(winners, key=lambda one: (rehearsed[one.id].relative_gain or 0.0, one.id))
+        elif tried:
+            chosen = max(tried, key=lambda one: (rehearsed[one.id].win_probability or 0.0, one.id))
+    claims = [incident.plan.claimed_confidence if incident.plan else None, incident.finding.claimed_confidence]
+    if chosen.action in REHEARSED_ACTIONS:
+        # Tried and failed, or never tried: nothing was measured, so nothing is known.
+        rehearsal = rehearsed.get(chosen.id)
+        measured = rehearsal.win_probability if rehearsal else None
+    else:
+        measured = incident.finding.confidence
+    if measured is None:
+        return chosen.id, None
+    return chosen.id, min([measured, *(claim for claim in claims if claim is not None)])
+
+
+def _told(incident: Incident) -> str:
+    chosen = incident.candidate
+    if chosen is None:
+        return "no candidate can be done"
+    rehearsal = incident.rehearsal
+    if rehearsal is None:
+        return f"{_label(chosen)} is not rehearsed; confidence is the diagnosis's"
+    if rehearsal.status != "rehearsed":
+        return f"{_label(chosen)}: rehearsal {rehearsal.status}: {rehearsal.detail}"
+    gain = (rehearsal.relative_gain or 0.0) * 100
+    return (
+        f"{_label(chosen)} beats the champion with probability {rehearsal.win_probability or 0.0:.2f} "
+        f"({rehearsal.champion_score:.4f} -> {rehearsal.candidate_score:.4f} {rehearsal.metric}, {gain:+.1f} %, "
+        f"{rehearsal.rows} unseen rows)"
+    )
