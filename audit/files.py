@@ -1,0 +1,133 @@
+"""The files of a log folder: names, whole lines, tails, and how bytes are made durable."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from driftwarden.audit.codec import NotCanonical, decode_canonical
+from driftwarden.audit.record import LINE_BYTES_MAX, field_fault
+from driftwarden.errors import BadInput
+
+NOTES_FOLDER = "checkpoints"
+UNWRITABLE_MARK = "unwritable"
+_CHUNK_BYTES = 1 << 20
+
+
+def file_name(stream: str, first_seq: int) -> str:
+    """Name of the file of a stream that begins at `first_seq`; only people read it, verification goes by content."""
+    return f"{stream}.{first_seq:012d}.jsonl"
+
+
+def log_files(directory: Path) -> list[Path]:
+    """Every file of the log, by name; raises BadInput where the folder is absent."""
+    if not directory.is_dir():
+        raise BadInput("audit folder", got=str(directory), expected="a folder with *.jsonl files")
+    return sorted(path for path in directory.glob("*.jsonl") if path.is_file())
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """Lines that end with a newline, without it; the generator's return value is the torn tail's length in bytes."""
+    carry = b""
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK_BYTES):
+            lines = (carry + chunk).split(b"\n") if carry else chunk.split(b"\n")
+            carry = lines.pop()
+            yield from lines
+
+
+def parse_line(line: bytes, *, where: str) -> dict[str, Any]:
+    """The document of one line; raises BadInput where it is no record."""
+    try:
+        document = decode_canonical(line)
+    except NotCanonical as error:
+        raise BadInput("damaged record", got=str(error), expected="one record of canonical JSON", where=where) from None
+    if what := field_fault(document):
+        raise BadInput("damaged record", got=what, expected="a record of the log", where=where)
+    record: dict[str, Any] = document
+    return record
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last whole record of a file."""
+
+    stream: str
+    seq: int
+    hash: str
+    type: str
+
+
+def head_of(path: Path, *, make_durable: bool = False) -> Head | None:
+    """The last whole record of a file, None where there is none that can be read.
+
+    `make_durable` syncs the file first: what is named elsewhere must not vanish with a power failure.
+    """
+    try:
+        with path.open("rb") as handle:
+            if make_durable:
+                os.fsync(handle.fileno())
+            end = handle.seek(0, os.SEEK_END)
+            tail, start = b"", end
+            while start > 0 and tail.count(b"\n") < 2 and len(tail) <= LINE_BYTES_MAX:
+                step = min(start, 1 << 16)
+                start -= step
+                handle.seek(start)
+                tail = handle.read(step) + tail
+    except OSError:
+        return None
+    lines = tail.split(b"\n")[:-1]
+    if not lines or (start > 0 and len(lines) < 2):
+        return None
+    try:
+        record = parse_line(lines[-1], where=path.name)
+    except BadInput:
+        return None
+    return Head(record["stream"], record["seq"], record["@hash"], record["type"])
+
+
+def heads(directory: Path) -> dict[str, Head]:
+    """The last record of every stream in the folder, made durable where its writer may still be at work."""
+    found: dict[str, Head] = {}
+    for path in log_files(directory):
+        head = head_of(path)
+        if head is not None and head.type != "close":
+            head = head_of(path, make_durable=True)
+        if head is not None and (head.stream not in found or found[head.stream].seq < head.seq):
+            found[head.stream] = head
+    return found
+
+
+def sync_data(handle: int) -> None:
+    """Force a file's bytes to the disk."""
+    getattr(os, "fdatasync", os.fsync)(handle)
+
+
+def sync_folder(directory: Path) -> None:
+    """Force a folder's entries to the disk, so that a new file is found after a power failure."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write every byte; a disk that is full raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def create_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
+    """Create or replace a small file in one durable step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        write_all(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(path)
+    sync_folder(path.parent)

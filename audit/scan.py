@@ -1,0 +1,247 @@
+"""One file of the log, read from front to back: hashes, chain, canonical form, checkpoints. Shows the first fault."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from driftwarden.audit import notes
+from driftwarden.audit.codec import NotCanonical, decode_canonical
+from driftwarden.audit.files import whole_lines
+from driftwarden.audit.merkle import Tree, leaf_hash
+from driftwarden.audit.record import GENESIS, HASH_END, HEAD, LINE_BYTES_MAX, REST, field_fault
+from driftwarden.errors import BadInput
+
+# Everything after `incident` has one form; the bytes before it cannot hold `","prev":"` outside of an escaped string.
+_END = re.compile(
+    rb'"prev":"([0-9a-f]{64})","seq":(0|[1-9][0-9]{0,15}),"stream":"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"'
+    rb',"ts":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)","type":"([a-z_]{1,20})","v":1\}'
+)
+_END_BYTES = 420
+_PREV = b',"prev":"'
+_READ_TYPES = frozenset((b"open", b"checkpoint", b"erasure", b"close"))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Something a record of this file says must exist: the record `seq` of `stream` with this hash."""
+
+    line: int
+    stream: str
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Removal:
+    """An `erasure` record that says a file was removed by retention; `line` is where it says so."""
+
+    line: int
+    stream: str
+    first_seq: int
+    last_seq: int
+    last_hash: str
+
+
+@dataclass
+class FileScan:
+    """What one file holds, up to its first fault."""
+
+    path: Path
+    records: int = 0
+    torn_bytes: int = 0
+    fault_line: int | None = None
+    fault: str | None = None
+    stream: str | None = None
+    first_seq: int = 0
+    first_prev: str = GENESIS
+    first_ts: str = ""
+    last_hash: str = GENESIS
+    last_ts: str = ""
+    closed: bool = False
+    hashes: bytearray = field(default_factory=bytearray)
+    leaves: bytearray = field(default_factory=bytearray)
+    references: list[Reference] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
+    checkpoints: list[tuple[int, notes.Note]] = field(default_factory=list)
+    key: bytes | None = None
+
+    @property
+    def last_seq(self) -> int:
+        """`seq` of the last whole record."""
+        return self.first_seq + self.records - 1
+
+    def hash_at(self, seq: int) -> str | None:
+        """`@hash` of the record `seq`, None where this file does not hold it."""
+        index = seq - self.first_seq
+        return self.hashes[32 * index : 32 * index + 32].hex() if 0 <= index < self.records else None
+
+    def root_at(self, size: int) -> bytes:
+        """Merkle root of the first `size` records."""
+        tree = Tree()
+        for start in range(0, 32 * size, 32):
+            tree.add(bytes(self.leaves[start : start + 32]))
+        return tree.root()
+
+    def blame(self, line: int | None, what: str) -> None:
+        """Keep a fault, unless an earlier one is known."""
+        if self.fault is None:
+            self.fault_line, self.fault = line, what
+
+
+class _Stop(Exception):
+    """The file cannot be followed any further."""
+
+
+class Scanner:
+    """Reads one file. `strict` re-encodes every line and holds it against its bytes; otherwise only the bytes count."""
+
+    def __init__(self, path: Path, *, strict: bool) -> None:
+        """Prepare to scan `path`."""
+        self._scan = FileScan(path)
+        self._strict = strict
+        self._tree = Tree()
+
+    def run(self) -> FileScan:
+        """Scan to the end or the first fault; what follows a fault is not counted."""
+        scan = self._scan
+        lines = whole_lines(scan.path)
+        try:
+            for number, line in enumerate(lines, 1):
+                self._line(number, line)
+            scan.torn_bytes = _torn_bytes(scan.path)
+        except _Stop as stop:
+            scan.blame(scan.records + 1, str(stop))
+        except OSError as error:
+            scan.blame(None, f"cannot be read: {error.strerror}")
+        return scan
+
+    def _line(self, number: int, line: bytes) -> None:
+        scan = self._scan
+        if scan.closed:
+            raise _Stop("a record after the stream's close")
+        digest = _own_hash(line)
+        end = line.rfind(_PREV, max(0, len(line) - _END_BYTES))
+        match = _END.fullmatch(line, end + 1) if end >= 0 else None
+        if match is None:
+            raise _Stop(_why_unreadable(line))
+        kind = match[5]
+        document = self._document(line, kind)
+        self._chain(match)
+        if kind in _READ_TYPES:
+            self._special(number, kind, document)
+        scan.records = number
+        scan.last_hash = digest.hex()
+        scan.hashes += digest
+        leaf = leaf_hash(line)
+        scan.leaves += leaf
+        self._tree.add(leaf)
+
+    def _document(self, line: bytes, kind: bytes) -> Any:
+        if not self._strict and kind not in _READ_TYPES:
+            return None
+        try:
+            document = decode_canonical(line)
+        except NotCanonical as error:
+            raise _Stop(f"the record is damaged: {error}") from None
+        if what := field_fault(document):
+            raise _Stop(f"the record is malformed: {what}")
+        return document
+
+    def _chain(self, match: re.Match[bytes]) -> None:
+        scan = self._scan
+        prev, seq, stream, ts = match[1].decode(), int(match[2]), match[3].decode(), match[4].decode()
+        if scan.stream is None:
+            if (seq == 0) != (prev == GENESIS):
+                raise _Stop(f"seq {seq} with prev {prev[:16]}…, expected 64 zeros exactly where seq is 0")
+            scan.stream, scan.first_seq, scan.first_prev, scan.first_ts = stream, seq, prev, ts
+        else:
+            if stream != scan.stream:
+                raise _Stop(f"stream `{stream}` in a file of `{scan.stream}`")
+            if seq != scan.first_seq + scan.records:
+                raise _Stop(f"seq {seq}, expected {scan.first_seq + scan.records}")
+            if prev != scan.last_hash:
+                raise _Stop(f"prev {prev[:16]}…, expected the hash of the record before it, {scan.last_hash[:16]}…")
+            if ts < scan.last_ts:
+                raise _Stop(f"ts {ts} is before {scan.last_ts} of the record before it")
+        scan.last_ts = ts
+
+    def _special(self, number: int, kind: bytes, document: Any) -> None:
+        scan, body = self._scan, document["body"]
+        try:
+            if kind == b"open":
+                self._open(number, body)
+            elif kind == b"checkpoint":
+                self._checkpoint(number, body)
+            elif kind == b"erasure":
+                scan.removals += [
+                    Removal(number, f["stream"], int(f["first_seq"]), int(f["last_seq"]), f["last_hash"])
+                    for f in body.get("files", [])
+                ]
+            else:
+                scan.closed = True
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise _Stop(f"the body of this {kind.decode()} record is malformed") from None
+        except BadInput as error:
+            raise _Stop(f"the body of this {kind.decode()} record: {error.diagnostics()}") from None
+
+    def _open(self, number: int, body: dict[str, Any]) -> None:
+        scan = self._scan
+        for stream, head in body.get("streams", {}).items():
+            scan.references.append(Reference(number, stream, int(head["seq"]), str(head["hash"])))
+        if "key" in body:
+            public = notes.parse_verifier_key(body["key"])
+            if scan.key is not None and scan.key != public:
+                raise _Stop("this open record names another key than the one before it in this file")
+            scan.key = public
+
+    def _checkpoint(self, number: int, body: dict[str, Any]) -> None:
+        scan = self._scan
+        note = notes.parse_note(body["note"], where="note")
+        if (note.stream, note.first_seq) != (scan.stream, scan.first_seq) or note.size != scan.records:
+            raise _Stop(f"the checkpoint speaks of {note.size} records of `{note.stream}` from seq {note.first_seq}")
+        if note.root != self._tree.root():
+            raise _Stop("the checkpoint's Merkle root is not that of the records before it")
+        if scan.key is not None and not notes.signature_holds(note, scan.key):
+            raise _Stop("the checkpoint's signature does not hold under the key of this file's open record")
+        scan.checkpoints.append((number, note))
+
+
+def _own_hash(line: bytes) -> bytes:
+    """The digest of a line that is the one it states; raises _Stop."""
+    if len(line) > LINE_BYTES_MAX:
+        raise _Stop(f"a line of {len(line)} bytes")
+    if line[:10] != HEAD or line[HASH_END:REST] != b'",':
+        raise _Stop(_why_unreadable(line))
+    digest = hashlib.sha256(b"{" + line[REST:])
+    if digest.hexdigest().encode() != line[10:HASH_END]:
+        raise _Stop("the hash does not match the record")
+    return digest.digest()
+
+
+def _why_unreadable(line: bytes) -> str:
+    if not line:
+        return "an empty line"
+    try:
+        document = decode_canonical(line)
+    except NotCanonical as error:
+        return f"the line is no record: {error}"
+    return f"the line is no record: {field_fault(document) or 'its fields are not in canonical order'}"
+
+
+def _torn_bytes(path: Path) -> int:
+    """Bytes after the last newline."""
+    with path.open("rb") as handle:
+        end = handle.seek(0, 2)
+        torn, start = 0, end
+        while start > 0:
+            step = min(start, 1 << 16)
+            start -= step
+            handle.seek(start)
+            chunk = handle.read(step)
+            newline = chunk.rfind(b"\n")
+            if newline >= 0:
+                return torn + step - newline - 1
+            torn += step
+        return torn

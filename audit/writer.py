@@ -1,0 +1,364 @@
+"""The writer: one stream per process, one line per record, on the disk before `append` returns.
+
+Records are staged under a lock (that gives each its place in the chain) and committed in groups: whichever thread finds
+nobody writing writes everything that is staged with one fdatasync, the others wait for it. After a failed write or sync
+the writer is dead: what reached the disk is not known, so nothing may be added and nothing may execute.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from driftwarden import __version__
+from driftwarden.audit import files, notes
+from driftwarden.audit.codec import encode
+from driftwarden.audit.merkle import Tree, leaf_hash
+from driftwarden.audit.record import FORMAT, GENESIS, HEX_32, HEX_64, LINE_BYTES_MAX, RECORD_TYPES, seal
+from driftwarden.audit.redact import redact, redact_text
+from driftwarden.audit.vault import Committer
+from driftwarden.clock import Clock, rfc3339
+from driftwarden.contracts.ports import Actor, RecordType
+from driftwarden.errors import BadInput, LogUnwritable
+from driftwarden.strict import plain
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_SELF = Actor(kind="service", id="audit")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a file is full and when a checkpoint is due; `idle_s` None: no thread looks after an idle log."""
+
+    file_bytes_max: int = 256 * 1024 * 1024
+    file_age_max: timedelta = timedelta(days=1)
+    checkpoint_records: int = 1024
+    checkpoint_age: timedelta = timedelta(minutes=5)
+    idle_s: float | None = 30.0
+
+
+@dataclass
+class _Rotate:
+    path: Path
+
+
+@dataclass
+class _Note:
+    name: str
+    text: str
+
+
+_Op = bytes | _Rotate | _Note
+
+
+class AuditWriter:
+    """The `AuditLog` of this process: `stream` is a label, made unique so that no two processes ever share a stream."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        stream: str,
+        clock: Clock,
+        key_path: Path | None = None,
+        limits: Limits | None = None,
+        personal: tuple[str, ...] = (),
+        sync: Callable[[int], None] = files.sync_data,
+    ) -> None:
+        """Open a new stream in `directory` (created) with its `open` record on disk.
+
+        `key_path`: the log's signing key, created on first use (default: `keys/audit.key` beside the folder).
+        `personal`: body paths whose values are written as salted commitments (`reason`, `granted.*.by`).
+        Raises LogUnwritable where the folder cannot be written or an operator has not yet acted on an earlier failure.
+        """
+        if not _LABEL.fullmatch(stream):
+            raise BadInput("audit stream", got=stream, expected="1-80 of A-Z a-z 0-9 . _ -")
+        self._clock, self._limits, self._sync = clock, limits or Limits(), sync
+        self._directory, self._notes_folder = directory, directory / files.NOTES_FOLDER
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
+        self._pid, self._handle = os.getpid(), -1
+        self._dead: str | None = None
+        self._closed = self._leading = False
+        self._staged = self._durable = 0
+        self._pending: list[_Op] = []
+        self._seq, self._prev, self._ts = 0, GENESIS, ""
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        started = clock.now()
+        self.stream = f"{stream}-{started.astimezone(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
+        try:
+            self._notes_folder.mkdir(parents=True, exist_ok=True)
+            mark = directory / files.UNWRITABLE_MARK
+            if mark.exists():
+                raise LogUnwritable(
+                    f"the audit log failed earlier ({mark}): mend the disk, then `driftwarden audit fsck`"
+                )
+            self._key = notes.load_or_create_key(key_path or directory.parent / "keys" / "audit.key")
+            self._committer = Committer(directory, self.stream, personal) if personal else None
+            with self._mutex:
+                self._begin_file(started)
+                ticket = self._staged
+            self._commit(ticket)
+        except OSError as error:
+            raise LogUnwritable(f"the audit log cannot be opened in {directory}: {error.strerror}") from error
+        if self._limits.idle_s is not None:
+            self._thread = threading.Thread(target=self._look_after, name=f"audit-{stream}", daemon=True)
+            self._thread.start()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether records can still be made durable."""
+        return self._dead is None and not self._closed
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the log."""
+        return self._directory
+
+    def append(
+        self,
+        type: RecordType,
+        body: Mapping[str, Any],
+        *,
+        actor: Actor,
+        incident: str | None = None,
+        correlation_id: str | None = None,
+        causation: str | None = None,
+    ) -> str:
+        """Make one record durable and return its `@hash`.
+
+        Raises LogUnwritable, after which nothing may execute, and BadInput for a record that the format does not allow.
+        """
+        _check(type, incident, correlation_id, causation)
+        self._require_alive()
+        kept = redact(plain(dict(body)))
+        if self._committer is not None:
+            kept = self._protect(kept, incident, correlation_id)
+        head = b'{"actor":%b,"body":%b,"causation":%b,"correlation_id":%b,"incident":%b' % (
+            encode({"id": redact_text(plain(actor.id)), "kind": actor.kind}),
+            encode(kept),
+            encode(causation),
+            encode(correlation_id),
+            encode(plain(incident)),
+        )
+        if len(head) > LINE_BYTES_MAX - 1024:
+            raise BadInput("audit record", got=f"{len(head)} bytes", expected=f"at most {LINE_BYTES_MAX - 1024}")
+        with self._mutex:
+            self._require_alive()
+            now = self._clock.now()
+            if self._file_is_full(now):
+                self._stage_checkpoint(now)
+                self._begin_file(now)
+            digest = self._stage(type, head, now)
+            if self._checkpoint_is_due(now):
+                self._stage_checkpoint(now)
+            ticket = self._staged
+        self._commit(ticket)
+        return digest
+
+    def checkpoint(self) -> None:
+        """Sign what was written since the last checkpoint, if anything was."""
+        with self._mutex:
+            self._require_alive()
+            if self._tree.size == self._signed_size:
+                return
+            self._stage_checkpoint(self._clock.now())
+            ticket = self._staged
+        self._commit(ticket)
+
+    def close(self) -> None:
+        """Write a last checkpoint and the `close` record; a dead or closed writer only lets go of its file."""
+        self._wake.set()
+        with self._mutex:
+            if self._closed or os.getpid() != self._pid:
+                return
+            if self._dead is not None:
+                self._let_go()
+                return
+            now = self._clock.now()
+            self._stage_checkpoint(now)
+            self._stage("close", _head({"records": self._seq + 1}), now)
+            self._closed = True
+            ticket = self._staged
+        try:
+            self._commit(ticket)
+        finally:
+            self._let_go()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: closes at the end."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close."""
+        self.close()
+
+    # Staging: under the mutex.
+
+    def _require_alive(self) -> None:
+        if self._dead is not None:
+            raise LogUnwritable(f"the audit log cannot be written ({self._dead}): nothing executes until it is mended")
+        if self._closed:
+            raise LogUnwritable("the audit log of this process is closed")
+        if os.getpid() != self._pid:
+            raise LogUnwritable("this process was forked from the one that writes this audit stream: open another")
+
+    def _stage(self, kind: str, head: bytes, now: datetime) -> str:
+        self._ts = max(self._ts, rfc3339(now))
+        rest = b'%b,"prev":"%b","seq":%d,"stream":"%b","ts":"%b","type":"%b","v":1}' % (
+            head,
+            self._prev.encode(),
+            self._seq,
+            self.stream.encode(),
+            self._ts.encode(),
+            kind.encode(),
+        )
+        line, digest = seal(rest)
+        self._tree.add(leaf_hash(line))
+        self._pending.append(line + b"\n")
+        self._file_bytes += len(line) + 1
+        self._prev = digest
+        self._seq += 1
+        self._staged += 1
+        return digest
+
+    def _begin_file(self, now: datetime) -> None:
+        others = files.heads(self._directory)
+        others.pop(self.stream, None)
+        self._pending.append(_Rotate(self._directory / files.file_name(self.stream, self._seq)))
+        self._tree, self._first_seq, self._signed_size = Tree(), self._seq, 0
+        self._file_bytes, self._file_begun, self._signed_at = 0, now, now
+        body = {
+            "format": FORMAT,
+            "key": self._key.verifier_key,
+            "pid": self._pid,
+            "software": f"driftwarden {__version__}",
+            "streams": {name: {"hash": head.hash, "seq": head.seq} for name, head in others.items()},
+        }
+        self._stage("open", _head(body), now)
+
+    def _stage_checkpoint(self, now: datetime) -> None:
+        size = self._tree.size
+        signed = self._key.sign(notes.note_text(self.stream, self._first_seq, size, self._tree.root()))
+        self._stage("checkpoint", _head({"note": signed}), now)
+        self._signed_size, self._signed_at = self._tree.size, now
+        self._pending.append(_Note(f"{self.stream}.{self._first_seq:012d}.{size:012d}.note", signed))
+
+    def _file_is_full(self, now: datetime) -> bool:
+        grown = self._file_bytes >= self._limits.file_bytes_max
+        return self._tree.size > 1 and (grown or now - self._file_begun >= self._limits.file_age_max)
+
+    def _checkpoint_is_due(self, now: datetime) -> bool:
+        many = self._tree.size - self._signed_size >= self._limits.checkpoint_records
+        return many or now - self._signed_at >= self._limits.checkpoint_age
+
+    def _protect(self, body: Any, incident: str | None, correlation_id: str | None) -> Any:
+        assert self._committer is not None
+        try:
+            return self._committer.commit(body, incident=incident, correlation_id=correlation_id)
+        except OSError as error:
+            with self._mutex:
+                self._die(f"{type(error).__name__}: {error}")
+            raise LogUnwritable("the vault of personal data cannot be written") from error
+
+    # Committing: one leader at a time, outside the mutex.
+
+    def _commit(self, ticket: int) -> None:
+        while True:
+            with self._mutex:
+                while self._leading and self._durable < ticket and self._dead is None:
+                    self._changed.wait()
+                if self._durable >= ticket:
+                    return
+                if self._dead is not None:
+                    raise LogUnwritable(f"the audit log cannot be written ({self._dead})")
+                self._leading = True
+                batch, self._pending, target = self._pending, [], self._staged
+            failure: BaseException | None = None
+            try:
+                self._write(batch)
+            except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
+                failure = error
+                raise
+            finally:
+                with self._mutex:
+                    self._leading = False
+                    if failure is None:
+                        self._durable = target
+                    else:
+                        self._die(f"{type(failure).__name__}: {failure}")
+                    self._changed.notify_all()
+
+    def _write(self, batch: list[_Op]) -> None:
+        try:
+            lines: list[bytes] = []
+            for op in batch:
+                if isinstance(op, bytes):
+                    lines.append(op)
+                    continue
+                self._flush(lines)
+                if isinstance(op, _Rotate):
+                    self._open_file(op.path)
+                else:
+                    files.create_durably(self._notes_folder / op.name, op.text.encode())
+            self._flush(lines)
+        except OSError as error:
+            raise LogUnwritable(f"the audit log cannot be written ({error.strerror or error})") from error
+
+    def _flush(self, lines: list[bytes]) -> None:
+        if lines:
+            files.write_all(self._handle, b"".join(lines))
+            self._sync(self._handle)
+            lines.clear()
+
+    def _open_file(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o640)
+        self._let_go()
+        self._handle = handle
+        files.sync_folder(self._directory)
+
+    def _die(self, reason: str) -> None:
+        self._dead = " ".join(reason.split())
+        self._pending = []
+        try:
+            files.create_durably(self._directory / files.UNWRITABLE_MARK, encode({"reason": self._dead}) + b"\n")
+        except OSError:
+            return  # the disk that failed may refuse this too; this process stays dead all the same
+
+    def _let_go(self) -> None:
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+    def _look_after(self) -> None:
+        while not self._wake.wait(self._limits.idle_s):
+            if not self.healthy:
+                return
+            try:
+                self.checkpoint()
+            except LogUnwritable:
+                return
+
+
+def _head(body: Mapping[str, Any]) -> bytes:
+    return b'{"actor":%b,"body":%b,"causation":null,"correlation_id":null,"incident":null' % (
+        encode(_SELF.model_dump()),
+        encode(plain(dict(body))),
+    )
+
+
+def _check(kind: str, incident: str | None, correlation_id: str | None, causation: str | None) -> None:
+    if kind not in RECORD_TYPES:
+        raise BadInput("audit record type", got=kind, expected=f"one of: {', '.join(RECORD_TYPES)}")
+    if incident is not None and not isinstance(incident, str):
+        raise BadInput("audit record incident", got=incident, expected="a string or nothing")
+    if correlation_id is not None and not HEX_32.fullmatch(correlation_id):
+        raise BadInput("audit record correlation_id", got=correlation_id, expected="32 hex digits")
+    if causation is not None and not HEX_64.fullmatch(causation):
+        raise BadInput("audit record causation", got=causation, expected="64 hex digits")
