@@ -79,6 +79,8 @@ def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
         decision = decide(parts, incident, raws)
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
         outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
+    if outcome is not Outcome.ESCALATE and incident.approval:
+        _withdraw(parts, incident)
     if outcome is Outcome.ESCALATE:
         return ask(parts, incident)
     return State.MONITORING
@@ -95,6 +97,12 @@ def _reserve(parts: Parts, incident: Incident) -> str | None:
         now=parts.decision_clock.now_for(incident),
         caps=parts.caps(),
     )
+
+
+def _withdraw(parts: Parts, incident: Incident) -> None:
+    """The request that still waits is about a plan that is no more."""
+    if incident.approval and parts.approvals.get(incident.approval).state == "pending":
+        parts.approvals.mark(incident.approval, "superseded")
 
 
 def intend(parts: Parts, incident: Incident, cause: str) -> None:
@@ -260,6 +268,7 @@ def _still_bound(incident: Incident, request: ApprovalRequest) -> bool:
 def fail(parts: Parts, incident: Incident, reason: str) -> State:
     """Any state -> failed: it ends here, says why, and people are told."""
     incident.problem = reason
+    parts.ledger.abandon(incident.id)
     incident.note(parts.clock, "close", f"failed: {reason}", SERVICE)
     parts.notifier.notify(
         f"incident failed on {incident.model}",

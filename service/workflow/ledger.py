@@ -122,6 +122,12 @@ class Ledger:
         """The effect did not happen: the reservation counts nowhere."""
         self._change(incident, state="released", failed=False, cost_usd=None)
 
+    def abandon(self, incident: str) -> None:
+        """The incident fails: a reservation that still runs is over, and counts as a failure."""
+        raw = self._redis.hget(self._key, incident)
+        if raw is not None and json.loads(raw)["state"] == "running":
+            self._change(incident, state="done", failed=True, cost_usd=None)
+
     def _change(self, incident: str, *, state: str, failed: bool, cost_usd: Decimal | None) -> None:
         raw = self._redis.hget(self._key, incident)
         if raw is None:

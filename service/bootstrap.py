@@ -1,0 +1,316 @@
+"""The composition root: chooses the real parts from the settings, and plugs them together. Nothing else reads the environment."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from driftwarden.clock import Clock, SystemClock
+from driftwarden.errors import BadInput
+from driftwarden.settings import Settings, load_settings
+from driftwarden.telemetry import configure_logging, register_secret
+
+if TYPE_CHECKING:
+    from driftwarden.service.workflow.store import WorkflowStore
+    from redis import Redis
+
+    from driftwarden.audit import AuditWriter
+    from driftwarden.contracts.ports import Knowledge
+    from driftwarden.policies import Policy
+    from driftwarden.service.workflow.approvals import Approvals
+    from driftwarden.service.workflow.parts import DecisionClock, Parts
+    from driftwarden.stream.intake import Intake
+    from driftwarden.tracing import Tracing
+
+log = logging.getLogger(__name__)
+
+# Libraries must not call home from here, whoever imports them first.
+TELEMETRY_OFF = {
+    "KEDRO_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ANONYMIZED_TELEMETRY": "False",
+    "CHROMA_TELEMETRY": "False",
+}
+
+# Imported once by the fork server, so that each sandboxed call starts warm.
+SANDBOX_PRELOAD = (
+    "driftwarden.service.tasks",
+    "driftwarden.pipelines.tasks",
+    "driftwarden.pipelines.diagnostics",
+    "pandas",
+    "pyarrow.parquet",
+    "sklearn.ensemble",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "scipy.stats",
+    "mlflow.sklearn",
+    "skops.io",
+)
+
+
+def read_settings() -> Settings:
+    """Settings of this process, secrets known to the redaction, libraries' telemetry off."""
+    os.environ.update(TELEMETRY_OFF)
+    settings = load_settings()
+    for secret in (settings.google_api_key, settings.langfuse_secret_key, settings.redis.url):
+        register_secret(secret.get_secret_value() if secret else None)
+    return settings
+
+
+@contextmanager
+def open_redis(settings: Settings) -> Iterator["Redis"]:
+    """The configured Redis, or the embedded one for as long as this block lasts."""
+    from driftwarden.stream.client import connect
+    from driftwarden.stream.embedded import EmbeddedRedis
+
+    if settings.redis.url is not None:
+        client = connect(settings.redis.url.get_secret_value())
+        try:
+            yield client
+        finally:
+            client.close()
+        return
+    with EmbeddedRedis.acquire(settings.home) as embedded:
+        client = connect(embedded.url)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def open_knowledge(settings: Settings | None = None) -> Iterator["Knowledge"]:
+    """The knowledge base, as its owner or through it."""
+    settings = settings or read_settings()
+    with open_redis(settings) as client:
+        knowledge = _knowledge(settings, client)
+        try:
+            yield knowledge
+        finally:
+            knowledge.close()
+
+
+def _knowledge(settings: Settings, client: Any) -> Any:
+    from driftwarden.knowledge import RedisRecordStore, connect_knowledge
+
+    records = RedisRecordStore(client, f"{settings.redis.prefix}knowledge")
+    return connect_knowledge(settings.home, records, chroma_url=settings.chroma.url)
+
+
+@dataclass
+class Views:
+    """What commands that look, and those that ask something of the service, need of Redis."""
+
+    settings: Settings
+    client: "Redis"
+    store: "WorkflowStore"
+    approvals: "Approvals"
+
+
+@contextmanager
+def open_views(settings: Settings | None = None, clock: Clock | None = None) -> Iterator[Views]:
+    """The store and the queue, without the service's heavy parts."""
+    from driftwarden.service.workflow.store import WorkflowStore
+
+    from driftwarden.service.workflow.approvals import Approvals
+
+    settings = settings or read_settings()
+    with open_redis(settings) as client:
+        yield Views(
+            settings=settings,
+            client=client,
+            store=WorkflowStore(client, prefix=settings.redis.prefix),
+            approvals=Approvals(client, settings.redis.prefix, clock or SystemClock()),
+        )
+
+
+def load_policy_in_force(settings: Settings) -> "Policy":
+    """The policy that the settings name; raises BadInput where it does not load."""
+    from driftwarden.policies import load_policy
+
+    path = settings.policy_path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            "cannot read the policy", got=type(error).__name__, expected="a UTF-8 file", where=str(path)
+        ) from None
+    return load_policy(text, str(path))
+
+
+def open_audit(settings: Settings, clock: Clock, *, role: str) -> "AuditWriter":
+    """A stream of the audit log of this process's own."""
+    from driftwarden.audit import AuditWriter
+
+    stream = f"{role}-{socket.gethostname().partition('.')[0]}-{os.getpid()}-{os.urandom(3).hex()}"
+    return AuditWriter(settings.audit_dir, stream=stream, clock=clock, key_path=settings.home / "keys" / "audit.key")
+
+
+def start_tracing(settings: Settings) -> "Tracing":
+    """Traces: always kept locally, sent to Langfuse where its keys are set, to a collector where one is named."""
+    from driftwarden.tracing import Langfuse, TracingSettings, configure_tracing
+
+    langfuse = None
+    if settings.langfuse_public_key and settings.langfuse_secret_key:
+        langfuse = Langfuse(
+            settings.langfuse.base_url,
+            settings.langfuse_public_key.get_secret_value(),
+            settings.langfuse_secret_key.get_secret_value(),
+        )
+    return configure_tracing(
+        TracingSettings(
+            folder=settings.home / "traces",
+            langfuse=langfuse,
+            otlp_endpoint=settings.otlp_endpoint,
+            environment=settings.langfuse.environment,
+        )
+    )
+
+
+@dataclass
+class Service:
+    """A running stack: everything the workers need, and the threads that drive it."""
+
+    settings: Settings
+    parts: "Parts"
+    store: "WorkflowStore"
+    client: "Redis"
+    tracing: "Tracing"
+    intake: Callable[[str], "Intake"]
+    sandbox: Any
+    policy: "PolicyHolder"
+
+    def process_name(self) -> str:
+        """Name of this process among the workers."""
+        return f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
+
+
+class PolicyHolder:
+    """The policy in force of this process."""
+
+    def __init__(self, policy: "Policy") -> None:
+        """Start with this one."""
+        self._policy = policy
+        self._lock = threading.Lock()
+
+    def __call__(self) -> "Policy":
+        """The policy now."""
+        with self._lock:
+            return self._policy
+
+    def replace(self, policy: "Policy") -> None:
+        """Put another in force."""
+        with self._lock:
+            self._policy = policy
+
+
+@contextmanager
+def open_service(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    decision_clock: "DecisionClock | None" = None,
+    policy: "Policy | None" = None,
+    role: str = "serve",
+    log_file: Path | None = None,
+    sandbox_slots: int = 2,
+) -> Iterator[Service]:
+    """The whole stack with its real parts, for as long as the block lasts."""
+    from driftwarden.service.workflow.store import WorkflowStore
+
+    from driftwarden.actions.catalogue import build_actions
+    from driftwarden.actions.notify import FileNotifier
+    from driftwarden.actions.registry import MlflowRegistry
+    from driftwarden.actions.state import RedisStateStore
+    from driftwarden.contracts.ports import Actor
+    from driftwarden.pipelines.runner import KedroTrainer
+    from driftwarden.sandbox import ProcessSandbox
+    from driftwarden.service.comparing import SandboxComparer
+    from driftwarden.service.workflow.approvals import Approvals
+    from driftwarden.service.workflow.halts import Halts
+    from driftwarden.service.workflow.ledger import Ledger
+    from driftwarden.service.workflow.metrics import MetricHistory
+    from driftwarden.service.workflow.parts import HeldLease, Parts, RealTime
+    from driftwarden.stream.intake import Intake
+
+    clock = clock or SystemClock()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    policy = policy or load_policy_in_force(settings)
+    prefix = settings.redis.prefix
+    with ExitStack() as stack:
+        configure_logging(settings.log_level, file=log_file) if log_file else configure_logging(settings.log_level)
+        tracing = start_tracing(settings)
+        stack.callback(tracing.flush)
+        client = stack.enter_context(open_redis(settings))
+        audit = stack.enter_context(open_audit(settings, clock, role=role))
+        audit.append("policy_change", policy.change_record(), actor=Actor(kind="service", id="driftwarden"))
+        sandbox = ProcessSandbox(environ=os.environ, preload=SANDBOX_PRELOAD, slots=sandbox_slots)
+        stack.callback(sandbox.close)
+        sandbox.warm()
+        knowledge = _knowledge(settings, client)
+        stack.callback(knowledge.close)
+        registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+        comparer = SandboxComparer(sandbox, settings)
+        state = RedisStateStore(client, prefix)
+        notifier = FileNotifier(settings.home / "notifications.jsonl", clock)
+        actions = build_actions(
+            registry=registry,
+            trainer=KedroTrainer(settings),
+            comparer=comparer,
+            state=state,
+            notifier=notifier,
+            settings=settings,
+            lease=HeldLease(),
+        )
+        holder = PolicyHolder(policy)
+        parts = Parts(
+            settings=settings,
+            clock=clock,
+            decision_clock=decision_clock or RealTime(clock),
+            audit=audit,
+            policy=holder,
+            registry=registry,
+            state=state,
+            actions=actions,
+            ledger=Ledger(client, prefix),
+            halts=Halts(client, prefix, settings.home, clock),
+            approvals=Approvals(client, prefix, clock),
+            metrics=MetricHistory(client, prefix),
+            advisor=_advisor(settings, tracing),
+            knowledge=knowledge,
+            sandbox=sandbox,
+            comparer=comparer,
+            notifier=notifier,
+            span=tracing.span,
+        )
+        yield Service(
+            settings=settings,
+            parts=parts,
+            store=WorkflowStore(client, prefix=prefix),
+            client=client,
+            tracing=tracing,
+            intake=lambda consumer: Intake(client, consumer, prefix=prefix),
+            sandbox=sandbox,
+            policy=holder,
+        )
+
+
+def _advisor(settings: Settings, tracing: "Tracing") -> Any:
+    from driftwarden.agents import AdkAdvisor
+
+    key = settings.google_api_key
+    return AdkAdvisor(
+        settings.model,
+        timeout_s=settings.agents.timeout_s,
+        llm_calls_max=settings.agents.llm_calls_max,
+        fallback_offline=settings.agents.fallback_offline,
+        ollama_url=settings.agents.ollama_url,
+        google_api_key=key.get_secret_value() if key else None,
+        tracing=tracing,
+    )

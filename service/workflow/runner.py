@@ -1,0 +1,242 @@
+"""The worker: takes an incident under a lease and walks it from state to state until it waits for something or ends."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from driftwarden.service.workflow.store import Claim, WorkflowStore
+
+from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.contracts.event import parse_event
+from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnwritable, Refused, Retry
+from driftwarden.service.workflow import acting, deciding, understand
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
+from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
+from driftwarden.telemetry import correlation
+
+log = logging.getLogger(__name__)
+
+VERIFY_AGAIN_S = 300.0
+RETRY_AFTER_S = (1.0, 5.0, 30.0, 120.0)
+WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
+
+
+class Worker:
+    """One worker of a process; several may run side by side, in one process or on many hosts."""
+
+    def __init__(
+        self, parts: Parts, store: WorkflowStore, name: str, *, fail_point: Callable[[str], None] | None = None
+    ) -> None:
+        """`name` is unique among live workers; `fail_point` is told where the walk stands (tests of crashes)."""
+        self._parts, self._store, self._name = parts, store, name
+        self._lease_ms = int(parts.settings.service.lease_s * 1000)
+        self._fail_point = fail_point or (lambda where: None)
+
+    def run(self, stop: threading.Event, *, block_ms: int = 1000) -> None:
+        """Work until `stop` is set; what is in hand is finished or handed back first."""
+        while not stop.is_set():
+            try:
+                self.work_once(block_ms=block_ms)
+            except Retry as error:
+                log.warning("waiting for redis: %s", error.diagnostics())
+                stop.wait(1.0)
+            except LogUnwritable as error:
+                log.critical("the audit log cannot be written; nothing executes until it can: %s", error.diagnostics())
+                stop.set()
+
+    def work_once(self, *, block_ms: int = 0) -> bool:
+        """Take one incident, if any waits, as far as it goes; True where there was one."""
+        claim = self._store.claim(self._name, block_ms=block_ms, lease_ms=self._lease_ms)
+        if claim is None:
+            return False
+        with self._heart(claim) as lease:
+            token = current_lease.set(lease)
+            try:
+                self._walk(claim)
+            except Fenced as error:
+                log.info("handed over: %s", error.diagnostics(), extra={"incident": claim.incident})
+            finally:
+                current_lease.reset(token)
+        return True
+
+    def _walk(self, claim: Claim) -> None:
+        incident = self._incident(claim)
+        with correlation(incident.correlation_id, incident.id):
+            resumed = True
+            while True:
+                before = incident.state
+                after = self._step(claim, incident, resumed=resumed)
+                if after is None:
+                    return  # parked for another try
+                resumed = False
+                check_arrow(before, after)
+                incident.state = after
+                claim, going_on = self._commit(claim, incident, before)
+                self._fail_point(f"committed:{after}")
+                if not going_on:
+                    return
+
+    def _incident(self, claim: Claim) -> Incident:
+        if claim.doc:
+            return Incident.model_validate(claim.doc)
+        event = parse_event(claim.events[0])
+        now = rfc3339(self._parts.clock.now())
+        return Incident(
+            id=claim.incident,
+            correlation_id=event.correlation_id,
+            model=event.model,
+            environment=event.data.environment,
+            opened_at=claim.opened_at or now,
+            updated_at=now,
+        )
+
+    def _step(self, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
+        started = time.monotonic()
+        name = incident.state.value
+        try:
+            with self._parts.span(
+                f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
+            ):
+                after = advance(self._parts, incident, claim, resumed=resumed)
+        except (Fenced, LogUnwritable):
+            raise
+        except (Retry, OSError, TimeoutError) as error:
+            return self._again(claim, incident, error)
+        except (GiveUp, Refused, AskHuman, BadInput) as error:
+            return deciding.fail(self._parts, incident, error.diagnostics())
+        except Exception as error:
+            # A fault of ours must not end the worker, nor be lost: it is tried again, and then the incident fails with it.
+            log.exception("step %s", name, extra={"incident": incident.id})
+            return self._again(claim, incident, error)
+        incident.tries = 0
+        incident.seconds[name] = round(incident.seconds.get(name, 0.0) + time.monotonic() - started, 3)
+        self._fail_point(f"stepped:{name}")
+        return after
+
+    def _again(self, claim: Claim, incident: Incident, error: BaseException) -> State | None:
+        reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
+        incident.tries += 1
+        if incident.tries >= self._parts.settings.service.tries_max:
+            return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {reason}")
+        delay_s = RETRY_AFTER_S[min(incident.tries, len(RETRY_AFTER_S)) - 1]
+        incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
+        self._store.commit(
+            claim,
+            state=incident.state.value,
+            doc=incident.to_store(),
+            disposition="park",
+            due_s=delay_s,
+            accepting=incident.state in JOINABLE,
+        )
+        return None
+
+    def _commit(self, claim: Claim, incident: Incident, before: State) -> tuple[Claim, bool]:
+        state = incident.state
+        if state in TERMINAL:
+            acting.close(self._parts, incident)
+            claim = self._store.commit(
+                claim, state=state.value, doc=incident.to_store(), disposition="finish", accepting=False
+            )
+            log.info("incident %s: %s", state, incident.problem or incident.outcome, extra={"model": incident.model})
+            return claim, False
+        waits = state in WAITING and (state == before or state is State.AWAITING_APPROVAL)
+        claim = self._store.commit(
+            claim,
+            state=state.value,
+            doc=incident.to_store(),
+            disposition="release" if waits else "go",
+            due_s=self._due_s(incident) if waits else None,
+            accepting=state in JOINABLE,
+        )
+        return claim, not waits
+
+    def _due_s(self, incident: Incident) -> float:
+        if incident.state is State.AWAITING_APPROVAL and incident.approval:
+            request = self._parts.approvals.get(incident.approval)
+            left_s = (parse_rfc3339(request.expires_at) - self._parts.clock.now()).total_seconds()
+            return max(1.0, left_s)
+        return VERIFY_AGAIN_S
+
+    @contextmanager
+    def _heart(self, claim: Claim) -> Iterator["Heart"]:
+        heart = Heart(self._store, claim, interval_s=self._lease_ms / 3000)
+        heart.start()
+        try:
+            yield heart
+        finally:
+            heart.stop()
+
+
+def advance(parts: Parts, incident: Incident, claim: Claim, *, resumed: bool) -> State:
+    """One step of the walk: the state that follows, after everything that had to be written was written."""
+    raws, state = claim.events, incident.state
+    joined = len(raws) > len(incident.events)
+    match state:
+        case State.RECEIVED:
+            return understand.take_in(parts, incident, raws)
+        case State.TRIAGED:
+            if joined:
+                understand.take_in(parts, incident, raws)
+            if incident.problem:
+                return deciding.decide_problem(parts, incident, raws)
+            return understand.investigate(parts, incident)
+        case State.INVESTIGATED:
+            return understand.write_plan(parts, incident)
+        case State.PLANNED:
+            return understand.rehearse(parts, incident)
+        case State.REHEARSED:
+            return deciding.decide_first(parts, incident, raws)
+        case State.DECIDED:
+            return deciding.follow(parts, incident, raws)
+        case State.AWAITING_APPROVAL:
+            return deciding.answer(parts, incident, joined=joined)
+        case State.APPROVED:
+            return deciding.decide_approved(parts, incident, raws)
+        case State.EXECUTING:
+            return acting.execute(parts, incident, raws, resumed=resumed)
+        case State.VERIFYING:
+            return acting.verify(parts, incident)
+        case State.MONITORING:
+            return State.CLOSED
+        case _:
+            raise GiveUp(f"incident {incident.id} has ended as `{state}`")
+
+
+class Heart:
+    """Keeps a lease alive while a step runs, and tells the step where it was lost."""
+
+    def __init__(self, store: WorkflowStore, claim: Any, *, interval_s: float) -> None:
+        """Beat every `interval_s`; a third of the lease leaves room for two lost beats."""
+        self._store, self._claim, self._interval_s = store, claim, interval_s
+        self._stop = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heart {claim.incident}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; the lease then runs out by itself or was given up by a commit."""
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Ask now; raises Fenced where the lease is lost or cannot be renewed."""
+        if self._lost.is_set():
+            raise Fenced(f"incident {self._claim.incident} was taken over")
+        self._store.heartbeat(self._claim)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            try:
+                self._store.heartbeat(self._claim)
+            except Fenced:
+                self._lost.set()
+                return
+            except Error as error:
+                log.warning("heartbeat: %s", error.diagnostics())
