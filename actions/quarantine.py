@@ -1,0 +1,103 @@
+"""`quarantine_data`: keep the event's batch out of training and scoring until it is released."""
+
+from decimal import Decimal
+from typing import Any
+
+from driftwarden.actions.parts import Parts
+from driftwarden.actions.windows import batch_name, origin, window_of
+from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.data import ExcludedRows
+from driftwarden.contracts.effects import ActionRequest, EffectResult, Estimate
+from driftwarden.errors import Refused
+
+JsonObject = dict[str, Any]
+
+
+class QuarantineData:
+    """Undone by releasing the batch; the record is `{uri, path, start, end, excluded, key, incident, ...}`."""
+
+    name = ActionName.QUARANTINE_DATA
+
+    def __init__(self, parts: Parts) -> None:
+        """Over the real parts."""
+        self._parts = parts
+
+    def estimate(self, request: ActionRequest) -> Estimate:
+        """A record costs nothing."""
+        return Estimate(cost_usd=Decimal(0))
+
+    def precheck(self, request: ActionRequest) -> None:
+        """Refused where the event names no window."""
+        window_of(request)
+
+    def lookup(self, request: ActionRequest) -> EffectResult | None:
+        """The result that the batch's own record tells of."""
+        batch = batch_name(request)
+        record = self._parts.state.quarantined(request.model.name).get(batch)
+        if record is None or record.get("key") != request.idempotency_key:
+            return None
+        return self._result(request, batch, record, changed=True, replayed=True)
+
+    def execute(self, request: ActionRequest) -> EffectResult:
+        """Quarantine the batch once; one that another incident has quarantined already stays as it is."""
+        if found := self.lookup(request):
+            return found
+        batch, window = batch_name(request), window_of(request)
+        record = {**window, **origin(request), "excluded": _excluded(request, window)}
+        self._parts.lease(request).check()
+        changed = self._parts.state.quarantine(request.model.name, batch, record)
+        self._parts.on_step("quarantined")
+        if not changed:
+            present = self._parts.state.quarantined(request.model.name).get(batch, record)
+            changed, record = present.get("key") == request.idempotency_key, present
+        return self._result(request, batch, record, changed=changed, replayed=False)
+
+    def undo(self, request: ActionRequest, result: EffectResult) -> EffectResult:
+        """Release the batch, if it is still this action's; one that is out already stays out."""
+        if not result.changed:
+            raise Refused("`quarantine_data` changed nothing: there is nothing to undo")
+        batch = str(result.undo["batch"])
+        present = self._parts.state.quarantined(request.model.name).get(batch)
+        if present is not None and present.get("key") != request.idempotency_key:
+            raise Refused(f"`{batch}` was quarantined again by incident {present.get('incident')}")
+        self._parts.lease(request).check()
+        released = self._parts.state.release(request.model.name, batch)
+        self._parts.on_step("released")
+        return EffectResult(
+            action=self.name,
+            idempotency_key=request.idempotency_key,
+            changed=True,
+            detail=f"`{batch}` is released",
+            data={"batch": batch},
+            replayed=not released,
+        )
+
+    def _result(
+        self, request: ActionRequest, batch: str, record: JsonObject, *, changed: bool, replayed: bool
+    ) -> EffectResult:
+        by = "" if changed else f" by incident {record.get('incident')} already"
+        return EffectResult(
+            action=self.name,
+            idempotency_key=request.idempotency_key,
+            changed=changed,
+            detail=f"`{batch}` ({record.get('uri') or record.get('start')}) is quarantined{by}",
+            undo={"batch": batch} if changed else {},
+            data={"batch": batch, "excluded": record.get("excluded", [])},
+            replayed=replayed,
+        )
+
+
+def excluded_rows(batches: dict[str, JsonObject]) -> tuple[ExcludedRows, ...]:
+    """What the quarantined batches of a model keep out of every selection of rows."""
+    return tuple(ExcludedRows.model_validate(rows) for record in batches.values() for rows in record["excluded"])
+
+
+def _excluded(request: ActionRequest, window: JsonObject) -> list[JsonObject]:
+    rows: list[JsonObject] = []
+    if window["path"] is not None:
+        rows.append({"path": window["path"]})
+    if request.model.time_column is not None and window["start"] is not None and window["end"] is not None:
+        rows.append({"start": window["start"], "end": window["end"]})
+    if not rows:
+        raise Refused("quarantine_data: a time range needs the model's time column")
+    return rows

@@ -1,0 +1,266 @@
+"""The MLflow model registry: versions, the aliases `champion` and `challenger`, and the record of every effect on them.
+
+Tags it writes, all read back by `lookup` after a crash:
+  registered model  `driftwarden.effect.<key>`         JSON record of one effect (key: the idempotency key)
+  version           `driftwarden.previous_champion`    the champion that this version replaced
+  version, run      `driftwarden.incident`, `driftwarden.correlation_id`
+Read only: `driftwarden.idempotency_key` on versions (contract §7), `driftwarden.strategy`, `driftwarden.rows`.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from driftwarden.clock import rfc3339
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, NotFound, Refused, Retry
+
+JsonObject = dict[str, Any]
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+KEY_TAG = "driftwarden.idempotency_key"
+INCIDENT_TAG, CORRELATION_TAG = "driftwarden.incident", "driftwarden.correlation_id"
+PREVIOUS_TAG = "driftwarden.previous_champion"
+EFFECT_TAG = "driftwarden.effect."
+_RETRYABLE = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
+_NAME = re.compile(r"[^'\"`\\:/\x00-\x1f]{1,256}")
+_TAG_KEY = re.compile(r"[A-Za-z0-9._-]{1,200}")
+
+
+class Lease(Protocol):
+    """The right to act on a model, held by one worker at a time."""
+
+    def check(self) -> None:
+        """Raise Fenced where another worker holds it now."""
+        ...
+
+
+class MlflowRegistry:
+    """The port `RegistryReader`, and the changes that actions make; mlflow is imported at the first use.
+
+    Every method raises Retry where the server or database is away, GiveUp where it refuses.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_root: str | Path) -> None:
+        """Nothing is opened yet; `artifact_root` is where training runs put their files."""
+        self.tracking_uri, self.artifact_root = tracking_uri, str(artifact_root)
+        self._lock = threading.RLock()
+        self._client_or_none: Any = None
+
+    def champion(self, model: WatchedModel) -> int | None:
+        """Version behind the alias `champion`, or None."""
+        return self._aliases(model).get(CHAMPION)
+
+    def challenger(self, model: WatchedModel) -> int | None:
+        """Version behind the alias `challenger`, or None."""
+        return self._aliases(model).get(CHALLENGER)
+
+    def previous(self, model: WatchedModel) -> int | None:
+        """The champion that the present one replaced, or None where that is not known."""
+        champion = self.champion(model)
+        found = self._version(model, champion) if champion is not None else None
+        text = found.tags.get(PREVIOUS_TAG, "") if found is not None else ""
+        return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+    def has_version(self, model: WatchedModel, version: int) -> bool:
+        """Whether this version exists and is ready."""
+        found = self._version(model, version)
+        return found is not None and str(found.status) == "READY"
+
+    def versions(self, model: WatchedModel, limit: int = 10) -> list[JsonObject]:
+        """Versions, newest first: `{version, aliases, created_at, strategy, rows, metrics, incident, run_id}`."""
+        aliases: dict[int, list[str]] = {}
+        for alias, version in self._aliases(model).items():
+            aliases.setdefault(version, []).append(alias)
+        with self._open() as client:
+            found = client.search_model_versions(
+                f"name='{_name(model)}'", max_results=limit, order_by=["version_number DESC"]
+            )
+            return [_described(each, client, aliases) for each in found]
+
+    def find_by_key(self, model: WatchedModel, idempotency_key: str) -> int | None:
+        """The version tagged with this idempotency key, or None; of several, the first."""
+        if not re.fullmatch(r"[A-Za-z0-9:._-]{1,200}", idempotency_key):
+            raise BadInput("idempotency key", got=idempotency_key, expected="letters, digits, `:._-`")
+        with self._open() as client:
+            found = client.search_model_versions(f"name='{_name(model)}' and tags.`{KEY_TAG}` = '{idempotency_key}'")
+            return min((int(each.version) for each in found), default=None)
+
+    def set_champion(self, model: WatchedModel, version: int, *, expected: int | None, lock: Lease) -> None:
+        """Move the alias `champion` from `expected` to `version` and read it back.
+
+        Raises Fenced (the lease is lost), Refused (the champion is not the expected one: nothing was done), AskHuman (the
+        registry answers another version than the one just set). Idempotent: already there is done.
+        """
+        with self._lock:
+            if not self.has_version(model, version):
+                raise Refused(f"`{model.registered_model}` has no ready version {version}: the champion was not moved")
+            lock.check()
+            current = self.champion(model)
+            if current == version:
+                return
+            if current != expected:
+                raise Refused(
+                    f"champion of `{model.registered_model}` is version {current}, expected {expected}: it was not moved"
+                )
+            self._set_alias(model, CHAMPION, version)
+
+    def set_challenger(self, model: WatchedModel, version: int, *, lock: Lease) -> None:
+        """Point the alias `challenger` at `version` and read it back; raises as `set_champion`."""
+        with self._lock:
+            lock.check()
+            if self.challenger(model) != version:
+                self._set_alias(model, CHALLENGER, version)
+
+    def tag_version(self, model: WatchedModel, version: int, tags: Mapping[str, str]) -> None:
+        """Tag a version and the run it came from; a run that is gone or of another server is left alone."""
+        with self._open() as client:
+            found = client.get_model_version(_name(model), str(version))
+            for key, value in tags.items():
+                client.set_model_version_tag(_name(model), str(version), key, value)
+        if found.run_id:
+            try:
+                with self._open() as client:
+                    for key, value in tags.items():
+                        client.set_tag(found.run_id, key, value)
+            except NotFound:
+                return
+
+    def effect(self, model: WatchedModel, key: str) -> JsonObject | None:
+        """The record that an effect left under its key, or None; a record that cannot be read asks a human."""
+        found = self._registered(model)
+        text = found.tags.get(_effect_tag(key)) if found is not None else None
+        if text is None:
+            return None
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or record.get("key") != key:
+            raise AskHuman(f"tag `{_effect_tag(key)}` of `{model.registered_model}` is not a record of ours")
+        return record
+
+    def put_effect(self, model: WatchedModel, key: str, record: JsonObject, *, lock: Lease) -> None:
+        """Write the record of an effect under its key."""
+        text = json.dumps({**record, "key": key}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        lock.check()
+        with self._open() as client:
+            client.set_registered_model_tag(_name(model), _effect_tag(key), text)
+
+    def _set_alias(self, model: WatchedModel, alias: str, version: int) -> None:
+        with self._open() as client:
+            client.set_registered_model_alias(_name(model), alias, str(version))
+        got = self._aliases(model).get(alias)
+        if got != version:
+            raise AskHuman(
+                f"alias `{alias}` of `{model.registered_model}` was set to version {version} and reads back as {got}"
+            )
+
+    def _aliases(self, model: WatchedModel) -> dict[str, int]:
+        found = self._registered(model)
+        return {} if found is None else {alias: int(version) for alias, version in found.aliases.items()}
+
+    def _registered(self, model: WatchedModel) -> Any:
+        try:
+            with self._open() as client:
+                return client.get_registered_model(_name(model))
+        except NotFound:
+            return None
+
+    def _version(self, model: WatchedModel, version: int) -> Any:
+        try:
+            with self._open() as client:
+                return client.get_model_version(_name(model), str(version))
+        except NotFound:
+            return None
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # mlflow has no other switch, and reads it when it is imported
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield self._client()
+        except MlflowException as error:
+            raise _translated(error) from error
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._client_or_none is None:
+                from mlflow.tracking import MlflowClient
+
+                for noisy in ("alembic", "mlflow.store.db.utils"):
+                    logging.getLogger(noisy).setLevel(logging.WARNING)
+                with first_open(self.tracking_uri):
+                    client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+                    client.search_registered_models(max_results=1)
+                self._client_or_none = client
+            return self._client_or_none
+
+
+@contextmanager
+def first_open(tracking_uri: str) -> Iterator[None]:
+    """Hold `<database>.lock` while a SQLite store is opened: two processes that create its tables at once both fail."""
+    if not tracking_uri.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("a", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _translated(error: Any) -> Error:
+    message = " ".join(str(error).split())[:300]
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        return NotFound(f"model registry: {message}")
+    if error.error_code in _RETRYABLE:
+        return Retry(f"model registry: {message}")
+    return GiveUp(f"model registry: {message}")
+
+
+def _name(model: WatchedModel) -> str:
+    if not _NAME.fullmatch(model.registered_model):
+        raise BadInput("registered model", got=model.registered_model, expected="a name without quotes, `/` and `:`")
+    return model.registered_model
+
+
+def _effect_tag(key: str) -> str:
+    if not _TAG_KEY.fullmatch(key):
+        raise BadInput("effect key", got=key, expected="letters, digits, `._-`")
+    return EFFECT_TAG + key
+
+
+def _described(found: Any, client: Any, aliases: Mapping[int, list[str]]) -> JsonObject:
+    from mlflow.exceptions import MlflowException
+
+    tags, metrics = dict(found.tags), {}
+    if found.run_id:
+        try:
+            data = client.get_run(found.run_id).data
+        except MlflowException:  # a run of another server, or deleted: the version is described without it
+            data = None
+        if data is not None:
+            tags = {**data.params, **data.tags, **tags}
+            metrics = {name: value for name, value in data.metrics.items() if math.isfinite(value)}
+    rows = tags.get("driftwarden.rows", "")
+    return {
+        "version": int(found.version),
+        "aliases": sorted(aliases.get(int(found.version), [])),
+        "created_at": rfc3339(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)),
+        "strategy": tags.get("driftwarden.strategy"),
+        "rows": int(rows) if rows.isdigit() else None,
+        "metrics": metrics,
+        "incident": tags.get(INCIDENT_TAG),
+        "run_id": found.run_id or None,
+    }
