@@ -4,6 +4,7 @@ Blocks are drawn in a circle (Politis and Romano, 1992), so that every row is dr
 dependence: their default length grows as rows^(1/3) and with the integrated autocorrelation time, where that is known.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def effective_rows(values: Array) -> float:
 
 def default_block_rows(rows: int, dependence: float = 1.0) -> int:
     """A block length: 2 rows^(1/3), or twice the dependence where that is longer, at most a fifth of the rows."""
-    wanted = max(2 * float(rows) ** (1 / 3), 2 * dependence)
+    wanted = max(2 * math.cbrt(rows), 2 * dependence)
     return max(1, min(round(wanted), rows // 5))
 
 
