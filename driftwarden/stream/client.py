@@ -1,0 +1,177 @@
+"""Connections to Redis: one address, no silent repetition, bounded waits, errors in one line without secrets.
+
+redis-py repeats a command by itself when its reply was lost, which executes it twice (50 lost replies made 50 duplicate
+entries when measured); so its retries are off, and whoever needs a retry sends the same idempotent script again.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from driftwarden.errors import BadInput, Error, NotInstalled, Retry
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+BLOCK_MS_MAX = 2000  # below the socket's time-out: a blocking read that outlives it would strand its entries
+SOCKET_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 3.0
+CONNECTIONS_MAX = 100
+RETRY_FOR_S = 15.0
+
+T = TypeVar("T")
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_OPTIONS = {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
+_TRANSIENT_REPLIES = ("MISCONF", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM", "BUSY ")
+
+
+def redact_url(url: str) -> str:
+    """The address without its password, for messages and logs."""
+    return re.sub(r"://([^/@:]*):[^@]*@", r"://\1:***@", url)
+
+
+def connect(url: str, *, check: bool = True) -> "Redis":
+    """A thread-safe client that answers bytes, for the five kinds of address of contract §1.
+
+    `redis+sentinel://[user:password@]host:26379,host2/service[/db]`, `redis+cluster://[user:password@]host:port,...`.
+    Raises BadInput (the address or the password is wrong), Retry (the server is away; `check` asks it at once).
+    """
+    parts = _split(url)
+    with redis_errors(url):
+        client = _build(url, parts)
+        if check:
+            client.ping()
+    return client
+
+
+def _split(url: str) -> SplitResult:
+    shown, expected = redact_url(url), "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+    try:
+        parts = urlsplit(url)
+        if not parts.netloc.count(","):
+            _ = parts.port
+    except ValueError:
+        raise BadInput("redis address", got=shown, expected=f"{expected}host:port") from None
+    if parts.scheme not in _SCHEMES:
+        raise BadInput("redis address", got=shown, expected=expected)
+    wrong = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if name not in _OPTIONS]
+    if wrong:
+        raise BadInput("redis address, option", got=wrong[0], expected="one of " + ", ".join(sorted(_OPTIONS)))
+    if parts.scheme == "unix" and not parts.path:
+        raise BadInput("redis address", got=shown, expected="unix:///path/of/the/socket")
+    if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]{0,5})?", parts.path):
+        raise BadInput("redis address, database", got=parts.path, expected="a number, like redis://host:6379/0")
+    return parts
+
+
+def _build(url: str, parts: SplitResult) -> "Redis":
+    try:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry as RedisRetry
+    except ModuleNotFoundError:
+        raise NotInstalled("service", "redis") from None
+    common: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "protocol": 2,  # protocol 3 changes the shape of stream replies
+        "max_connections": CONNECTIONS_MAX,
+    }
+    no_retry: dict[str, Any] = {"retry": RedisRetry(NoBackoff(), 0)}
+    if parts.scheme in {"redis", "rediss", "unix"}:
+        try:
+            return Redis.from_url(url, **common, **no_retry)
+        except ValueError as error:
+            raise BadInput("redis address", got=redact_url(url), expected=str(error)) from None
+    credentials = {
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+    }
+    hosts = _hosts(url, parts)
+    if parts.scheme == "redis+sentinel":
+        from redis.sentinel import Sentinel
+
+        service, _, db = parts.path.strip("/").partition("/")
+        if not service or (db and not db.isdigit()):
+            raise BadInput("redis address", got=redact_url(url), expected="redis+sentinel://host:26379/service[/db]")
+        make_sentinel: Any = Sentinel
+        sentinel = make_sentinel(
+            hosts, sentinel_kwargs={**common, **no_retry}, **common, **no_retry, **credentials, db=int(db or 0)
+        )
+        return cast("Redis", sentinel.master_for(service))
+    from redis.cluster import ClusterNode, RedisCluster
+
+    make_node: Any = ClusterNode
+    make_cluster: Any = RedisCluster
+    nodes = [make_node(host, port) for host, port in hosts]
+    return cast("Redis", make_cluster(startup_nodes=nodes, cluster_error_retry_attempts=0, **common, **credentials))
+
+
+def _hosts(url: str, parts: SplitResult) -> list[tuple[str, int]]:
+    default = 26379 if parts.scheme == "redis+sentinel" else 6379
+    hosts = []
+    for text in parts.netloc.rpartition("@")[2].split(","):
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", text)
+        if not match:
+            raise BadInput("redis address, host", got=redact_url(url), expected="host:port, separated by commas")
+        hosts.append((match.group(1).strip("[]"), int(match.group(2) or default)))
+    return hosts
+
+
+@contextmanager
+def redis_errors(where: str = "redis") -> Iterator[None]:
+    """Turn redis-py's errors into ours: Retry (it may pass) or BadInput (the address, password or request is wrong)."""
+    from redis import exceptions
+
+    shown = redact_url(where)
+    try:
+        yield
+    except Error:
+        raise
+    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError):
+        raise BadInput("redis refuses the user or the password", expected="valid credentials", where=shown) from None
+    except exceptions.ResponseError as error:
+        if str(error).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
+            raise BadInput(
+                "redis refuses the user or the password", expected="valid credentials", where=shown
+            ) from None
+        if _passes(error):
+            raise Retry(f"redis cannot answer now: {_line(error)} ({shown})") from None
+        raise BadInput(
+            "redis refuses the request", got=_line(error), expected="Redis 6.2 or later", where=shown
+        ) from None
+    except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+        raise Retry(f"redis is away: {_line(error) or type(error).__name__} ({shown})") from None
+
+
+def _passes(error: BaseException) -> bool:
+    from redis import exceptions
+
+    if isinstance(error, exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.ClusterDownError):
+        return True
+    return isinstance(error, exceptions.ResponseError) and any(word in str(error) for word in _TRANSIENT_REPLIES)
+
+
+def _line(error: BaseException) -> str:
+    return redact_url(" ".join(str(error).split()))[:200]
+
+
+def patiently(call: Callable[[], T], *, where: str = "redis", for_s: float = RETRY_FOR_S) -> T:
+    """Make an idempotent call again while the server is away, for `for_s` seconds, with growing pauses; then raise Retry."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(Retry),
+        stop=stop_after_delay(for_s),
+        wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.1),
+        reraise=True,
+    )
+
+    def once() -> T:
+        with redis_errors(where):
+            return call()
+
+    return retrying(once)

@@ -1,0 +1,153 @@
+"""The intake: hands out the entries of `<prefix>events` to the workers of one group, and buries what cannot be read.
+
+Stream `<prefix>events`, group `workers`; an entry is one field `event`. It is settled (XACK and XDEL) by the script that
+admits it, or by the one that writes its dead letter; until then it comes again, here or to another worker.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driftwarden.contracts.event import DriftEvent, parse_event
+from driftwarden.errors import BadInput, EventRejected, shorten
+from driftwarden.stream.client import patiently
+from driftwarden.stream.group import Entry, Group
+from driftwarden.stream.scripts import Scripts
+from driftwarden.strict import loads_json
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+GROUP = "workers"
+RECLAIM_AFTER_MS = 30_000
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event that can be read, in this worker's hands until it is admitted."""
+
+    entry_id: str
+    event: DriftEvent
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an entry goes to the dead letters; `source` and `event_id` as far as they could be read."""
+
+    entry_id: str
+    reason: str
+    field: str
+    got: str
+    expected: str
+    source: str = ""
+    event_id: str = ""
+
+
+class Intake:
+    """One worker's reads. A worker admits what a read returned before it reads again: what it did not comes again."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        consumer: str,
+        *,
+        prefix: str = "driftwarden:",
+        reclaim_after_ms: int = RECLAIM_AFTER_MS,
+        before_burial: Callable[[Rejection], None] | None = None,
+    ) -> None:
+        """`consumer` is unique among live workers; `before_burial` is told of each rejection before its dead letter is
+        written (after a crash in between: again)."""
+        self._group = Group(client, f"{prefix}events", GROUP)
+        self._dead_letters = f"{prefix}dead-letters"
+        self._consumer, self._reclaim_after_ms, self._before_burial = consumer, reclaim_after_ms, before_burial
+        self._scripts = Scripts(client, "driftwarden.stream")
+        self._next_sweep = 0.0
+
+    def read(self, count: int, block_ms: int = 0) -> list[Delivery]:
+        """At most `count` (the free slots of this worker) events, waiting `block_ms` (at most 2000) for fresh ones.
+
+        First those that this worker was given and did not admit, then fresh ones, then those of workers that died.
+        Unreadable entries become dead letters on the way. Raises Retry where the server stays away.
+        """
+        if count < 1:
+            return []
+        deliveries = self._readable(patiently(lambda: self._group.own(self._consumer, count=count)))
+        if not deliveries and time.monotonic() >= self._next_sweep:
+            deliveries = self._of_the_dead(count)
+        if not deliveries:
+            fresh = patiently(lambda: self._group.fresh(self._consumer, count=count, block_ms=block_ms))
+            deliveries = self._readable(fresh)
+        return deliveries
+
+    def _of_the_dead(self, count: int) -> list[Delivery]:
+        def sweep() -> list[Delivery]:
+            taken: list[Delivery] = []
+            for entry in self._group.stale(self._consumer, idle_ms=self._reclaim_after_ms):
+                taken += self._readable([entry])
+                if len(taken) >= count:
+                    break
+            else:
+                self._next_sweep = time.monotonic() + self._reclaim_after_ms / 3000
+            return taken
+
+        return patiently(sweep)
+
+    def _readable(self, entries: list[Entry]) -> list[Delivery]:
+        deliveries = []
+        for entry in entries:
+            if entry.fields is None:
+                self._group.forget(entry.id)
+                continue
+            try:
+                deliveries.append(Delivery(entry.id, _event(entry)))
+            except EventRejected as error:
+                self._bury(_rejection(entry, error))
+        return deliveries
+
+    def _bury(self, rejection: Rejection) -> None:
+        if self._before_burial:
+            self._before_burial(rejection)
+        why = [rejection.reason, rejection.field, rejection.got, rejection.expected]
+        identity = [rejection.source, rejection.event_id]
+        self._scripts.run(
+            "quarantine", [self._group.stream, self._dead_letters], [GROUP, rejection.entry_id, *why, *identity]
+        )
+
+
+def _event(entry: Entry) -> DriftEvent:
+    names = [name for name, _ in entry.fields or ()]
+    if names != [b"event"]:
+        shown = ", ".join(name.decode("utf-8", "replace") for name in names[:10])
+        raise EventRejected(
+            "event", got=f"an entry with the fields {shown}", expected="an entry with one field, `event`"
+        )
+    return parse_event((entry.fields or ())[0][1])
+
+
+def _rejection(entry: Entry, error: EventRejected) -> Rejection:
+    source, event_id = _identity(entry)
+    return Rejection(
+        entry_id=entry.id,
+        reason=error.diagnostics(),
+        field=error.field,
+        got=shorten(error.got, 200),
+        expected=error.expected or "",
+        source=source,
+        event_id=event_id,
+    )
+
+
+def _identity(entry: Entry) -> tuple[str, str]:
+    raw = next((value for name, value in entry.fields or () if name == b"event"), b"")
+    try:
+        document = loads_json(raw)
+    except BadInput:
+        return "", ""
+    if not isinstance(document, dict):
+        return "", ""
+    pair = [document.get("source"), document.get("id")]
+    if not all(isinstance(part, str) and 0 < len(part) <= 2048 for part in pair):
+        return "", ""
+    source, event_id = (str(part).encode("utf-8", "replace").decode() for part in pair)
+    return source, event_id

@@ -1,0 +1,57 @@
+-- acquire: take the model's slot and the incident's lease; mint a fencing token
+-- KEYS: 1 activations 2 wf 3 model 4 queue 5 dead letters 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 timers
+-- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token
+-- fence = max(last + 1, time in us): monotonic even where Redis restarts with writes lost
+local function drop() redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]); redis.call('XDEL', KEYS[1], ARGV[3]) end
+local function hand_over() -- never leave the slot open while somebody is queued
+  local nx = redis.call('ZPOPMIN', KEYS[4])[1] or ''
+  redis.call('HSET', KEYS[3], 'active', nx)
+  if nx ~= '' then redis.call('XADD', KEYS[1], '*', 'incident', nx, 'model', ARGV[5], 'why', 'slot') end
+end
+local function granted(fence)
+  return {'OK', fence, redis.call('HGETALL', KEYS[2]), redis.call('LRANGE', KEYS[8], 0, -1), redis.call('HGETALL', KEYS[7])}
+end
+local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local h = redis.call('HMGET', KEYS[2], 'state', 'done', 'lease', 'entry', 'run', 'crashes', 'atok', 'fence')
+local active = redis.call('HGET', KEYS[3], 'active') or ''
+local ended = h[2] == '1' and redis.call('HLEN', KEYS[7]) == 0
+if not h[1] or ended then
+  redis.call('ZREM', KEYS[4], ARGV[4])
+  if active == ARGV[4] then hand_over() end
+  drop(); return {h[1] and 'ENDED' or 'GONE'}
+end
+if active ~= '' and active ~= ARGV[4] then
+  redis.call('ZADD', KEYS[4], 'NX', now, ARGV[4])
+  drop(); return {'QUEUED', active}
+end
+if tonumber(h[3] or 0) > now then
+  if h[7] == ARGV[8] then return granted(h[8]) end -- the same call again: its first reply was lost
+  if h[4] == ARGV[3] then return {'BUSY'} end
+  redis.call('HSET', KEYS[2], 'wake', 1); drop(); return {'COALESCED'}
+end
+local crashes = tonumber(h[6] or 0)
+if h[5] == '1' then crashes = crashes + 1; redis.call('HSET', KEYS[2], 'crashes', crashes) end
+if h[4] and h[4] ~= '' and h[4] ~= ARGV[3] then redis.call('XACK', KEYS[1], ARGV[1], h[4]); redis.call('XDEL', KEYS[1], h[4]) end
+if crashes > tonumber(ARGV[7]) then
+  local why = 'its workers died ' .. crashes .. ' times in state ' .. h[1]
+  redis.call('XADD', KEYS[5], '*', 'kind', 'incident', 'incident', ARGV[4], 'reason', 'crash-loop: ' .. why, 'field', '', 'got', crashes,
+    'expected', 'at most ' .. ARGV[7], 'deliveries', crashes)
+  local version = redis.call('HINCRBY', KEYS[2], 'version', 1)
+  local fence = string.format('%.0f', math.max(tonumber(h[8] or 0) + 1, t[1] * 1000000 + t[2]))
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'incident', ARGV[4], 'model', ARGV[5], 'version', version, 'from', h[1], 'state', 'failed', 'fence', fence)
+  redis.call('HINCRBY', KEYS[9], h[1], -1); redis.call('HINCRBY', KEYS[9], 'failed', 1)
+  -- a new fence: a worker that was only slow must not commit any more; crashes start anew if an operator revives it
+  redis.call('HSET', KEYS[2], 'state', 'failed', 'done', 1, 'run', 0, 'lease', 0, 'entry', '', 'owner', '', 'wake', 0, 'crashes', 0,
+    'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now)
+  redis.call('DEL', KEYS[7]); redis.call('SREM', KEYS[10], ARGV[4]); redis.call('ZREM', KEYS[11], ARGV[4] .. '|' .. ARGV[5])
+  if redis.call('HGET', KEYS[3], 'open') == ARGV[4] then redis.call('HDEL', KEYS[3], 'open') end
+  drop(); hand_over()
+  return {'FAILED', crashes}
+end
+redis.call('HSET', KEYS[3], 'active', ARGV[4])
+redis.call('ZREM', KEYS[4], ARGV[4])
+local fence = string.format('%.0f', math.max(tonumber(h[8] or 0) + 1, t[1] * 1000000 + t[2]))
+redis.call('HSET', KEYS[2], 'owner', ARGV[2], 'lease', now + tonumber(ARGV[6]), 'entry', ARGV[3], 'run', 1, 'fence', fence, 'atok', ARGV[8],
+  'wake', 0) -- all that came until now is in this reply
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
+return granted(fence)

@@ -1,0 +1,72 @@
+-- commit: one step of an incident; fenced, versioned, repeated under the same token without a second effect
+-- KEYS: 1 activations 2 wf 3 model 4 queue 5 timers 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 wf:keys
+--       12 index 13 ids 14 model index 15 successor wf 16 successor wf:events 17 successor wf:keys
+-- ARGV: group, consumer, entry, incident, model, fence, version, token, state, disposition, due ms ('' none), lease ms,
+--       doc, accepting, events seen, last signal delivered, successor ('' none), now, handled signals...
+local ID, MODEL = ARGV[4], ARGV[5]
+local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local h = redis.call('HMGET', KEYS[2], 'fence', 'version', 'tok', 'wake', 'state', 'environment', 'correlation')
+local seen = tonumber(ARGV[15])
+local function done(version, successor)
+  return {'OK', version, redis.call('LRANGE', KEYS[8], seen, -1), redis.call('HGETALL', KEYS[7]), successor or ''}
+end
+if h[3] == ARGV[8] then return done(h[2], redis.call('HGET', KEYS[2], 'successor') or '') end
+if h[1] ~= ARGV[6] or h[2] ~= ARGV[7] then return {'FENCED', h[1] or '', h[2] or ''} end
+local finish, release = ARGV[10] == 'finish', ARGV[10] == 'release'
+
+-- An event that joined after the last step was never weighed: it must not end with this incident, so it opens the next one.
+local unseen = finish and redis.call('LRANGE', KEYS[11], seen, -1) or {}
+if #unseen > 0 then
+  if ARGV[17] == '' then return {'UNSEEN', unseen[1]} end
+  if redis.call('EXISTS', KEYS[15]) == 1 then return {'COLLISION', unseen[1]} end
+  local raws, bytes = redis.call('LRANGE', KEYS[8], seen, -1), 0
+  for i, raw in ipairs(raws) do
+    bytes = bytes + #raw
+    redis.call('RPUSH', KEYS[16], raw); redis.call('RPUSH', KEYS[17], unseen[i])
+  end
+  redis.call('LTRIM', KEYS[8], 0, seen - 1); redis.call('LTRIM', KEYS[11], 0, seen - 1)
+  redis.call('HSET', KEYS[15], 'identity', unseen[1], 'model', MODEL, 'environment', h[6] or '', 'correlation', h[7] or '',
+    'state', 'received', 'version', 0, 'fence', 0, 'doc', '{}', 'done', 0, 'run', 0, 'lease', 0, 'crashes', 0, 'wake', 0,
+    'bytes', bytes, 'opened', ARGV[18], 'updated', now, 'predecessor', ID)
+  redis.call('ZADD', KEYS[12], now, ARGV[17]); redis.call('ZADD', KEYS[13], 0, ARGV[17]); redis.call('ZADD', KEYS[14], now, ARGV[17])
+  redis.call('HINCRBY', KEYS[9], 'received', 1)
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'incident', ARGV[17], 'model', MODEL, 'version', 0, 'from', '', 'state', 'received', 'fence', 0)
+  redis.call('XADD', KEYS[1], '*', 'incident', ARGV[17], 'model', MODEL, 'why', 'opened')
+  redis.call('HSET', KEYS[2], 'successor', ARGV[17])
+end
+
+local version = redis.call('HINCRBY', KEYS[2], 'version', 1)
+redis.call('HSET', KEYS[2], 'state', ARGV[9], 'tok', ARGV[8], 'crashes', 0, 'doc', ARGV[13], 'done', finish and 1 or 0, 'updated', now)
+if h[5] ~= ARGV[9] then redis.call('HINCRBY', KEYS[9], h[5], -1); redis.call('HINCRBY', KEYS[9], ARGV[9], 1) end
+redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'incident', ID, 'model', MODEL, 'version', version, 'from', h[5], 'state', ARGV[9], 'fence', ARGV[6])
+for i = 19, #ARGV do redis.call('HDEL', KEYS[7], ARGV[i]) end
+
+if ARGV[9] == 'verifying' and not finish then redis.call('SADD', KEYS[10], ID) else redis.call('SREM', KEYS[10], ID) end
+local open = redis.call('HGET', KEYS[3], 'open') or ''
+if #unseen > 0 and (open == '' or open == ID) then redis.call('HSET', KEYS[3], 'open', ARGV[17])
+elseif ARGV[14] == '1' and not finish then if open == '' then redis.call('HSET', KEYS[3], 'open', ID) end
+elseif open == ID then redis.call('HDEL', KEYS[3], 'open') end
+redis.call('ZREM', KEYS[5], ID .. '|' .. MODEL)
+
+if ARGV[10] == 'go' then
+  redis.call('HSET', KEYS[2], 'lease', now + tonumber(ARGV[12]))
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
+  return done(version)
+end
+
+redis.call('HSET', KEYS[2], 'run', 0, 'lease', 0, 'owner', '', 'entry', '', 'wake', 0)
+if not finish then redis.call('ZADD', KEYS[5], now + tonumber(ARGV[11]), ID .. '|' .. MODEL) end
+if finish then -- what was delivered had its hearing; what came since then is heard after the end
+  local left = redis.call('HGETALL', KEYS[7])
+  for i = 1, #left, 2 do
+    if tonumber(string.match(left[i + 1], '^(%d+)|')) <= tonumber(ARGV[16]) then redis.call('HDEL', KEYS[7], left[i]) end
+  end
+end
+if (finish or release) and redis.call('HGET', KEYS[3], 'active') == ID then
+  local nx = redis.call('ZPOPMIN', KEYS[4])[1] or '' -- hand the slot over: never leave it open while somebody is queued
+  redis.call('HSET', KEYS[3], 'active', nx)
+  if nx ~= '' then redis.call('XADD', KEYS[1], '*', 'incident', nx, 'model', MODEL, 'why', 'slot') end
+end
+if h[4] == '1' then redis.call('XADD', KEYS[1], '*', 'incident', ID, 'model', MODEL, 'why', 'wake') end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]); redis.call('XDEL', KEYS[1], ARGV[3])
+return done(version, ARGV[17])

@@ -1,0 +1,414 @@
+"""The workflow store: incidents in Redis, moved from state to state in atomic steps that survive the death of any process.
+
+The truth is the hash of the incident; an entry of `activations` is only the handle by which somebody takes it up. Keys,
+all below the prefix (`driftwarden:`); times are Redis's own, in ms:
+
+    events                   stream, the intake; group `workers`
+    dead-letters             stream (`driftwarden.stream.dead_letters`)
+    activations              stream: incident, model, why; group `workers`; an entry is pending while its incident is leased
+    transitions              stream for watchers (about the last 100,000): incident, model, version, from, state, fence
+    timers                   zset `<incident>|<model>` -> due; one timer an incident, set or cleared by each commit
+    incidents, incident-ids  zsets of all incidents: by time of opening, by name
+    counts                   hash: state -> how many incidents
+    wf:<incident>            hash: identity, model, environment, correlation, opened, updated, state, version, doc (JSON),
+                             fence, lease (until), owner, entry (of the running activation), run (1 while leased), crashes,
+                             wake (1: activated while leased), tok (of the last commit), atok (of the last claim),
+                             done (1: finished), bytes (of its events), signals (last seq), reason, predecessor, successor
+    wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order
+    wf:<incident>:signals    hash token -> `<seq>|<JSON>`
+    model:<model>            hash: active (incident that holds the model's slot), open (incident that later events join)
+    model:<model>:queue      zset of incidents that wait for the slot, by time
+    model:<model>:incidents  zset by time of opening;  model:<model>:verifying  set;  model:<model>:performance  list
+    seen:<identity>          `<kind>|<incident>|<entry>`, expires;  once:<token>  marks a signal that was left, expires
+
+An incident that is not finished is at any instant in `activations`, in `timers` or in its model's queue: a park or release
+without a timer of its own gets a backstop. Scripts are repeated with the same token while the server is away.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from driftwarden.clock import SystemClock, rfc3339
+from driftwarden.contracts.event import DriftEvent
+from driftwarden.errors import BadInput, Fenced, NotFound
+from driftwarden.service.workflow.store_types import (
+    Admission,
+    Claim,
+    Disposition,
+    IncidentRecord,
+    JsonObject,
+    Keys,
+    Signal,
+    Transition,
+    identity_of,
+    moment,
+    pairs,
+    record_of,
+    signals_of,
+    texts,
+)
+from driftwarden.stream.client import RETRY_FOR_S, patiently
+from driftwarden.stream.group import Entry, Group
+from driftwarden.stream.scripts import Arg, Scripts
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+GROUP = "workers"
+EVENTS_PER_INCIDENT_MAX = 500
+EVENT_BYTES_PER_INCIDENT_MAX = 16 * 1024 * 1024
+REPORTS_PER_MODEL_MAX = 1000
+BACKSTOP_S = 24 * 3600.0
+_ONCE_TTL_MS = 24 * 3600 * 1000
+_CONSUMER_IDLE_MS = 6 * 3600 * 1000
+_ID_LENGTHS = (12, 16, 24, 32)
+
+Args = list[Arg]
+__all__ = ["Admission", "Claim", "Disposition", "IncidentRecord", "Signal", "Transition", "WorkflowStore"]
+
+
+class WorkflowStore:
+    """Incidents of one Redis; thread-safe. A consumer (a worker with a name of its own) holds one claim at a time."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        *,
+        prefix: str = "driftwarden:",
+        identity_ttl_s: float = 30 * 24 * 3600.0,
+        crashes_max: int = 3,
+        retry_for_s: float = RETRY_FOR_S,
+        fail_point: Callable[[str], None] | None = None,
+    ) -> None:
+        """`client` answers bytes; `fail_point` is told `before:<script>` and `after:<script>` (crash tests)."""
+        self._client: Any = client
+        self.keys = Keys(prefix)
+        self._identity_ttl_ms, self._crashes_max = int(identity_ttl_s * 1000), crashes_max
+        self._retry_for_s = retry_for_s
+        self._activations = Group(client, self.keys.activations, GROUP)
+        before = (lambda name: fail_point(f"before:{name}")) if fail_point else None
+        after = (lambda name: fail_point(f"after:{name}")) if fail_point else None
+        self._scripts = Scripts(
+            client, "driftwarden.service.workflow", retry_for_s=retry_for_s, before=before, after=after
+        )
+        self._next_sweep: dict[str, float] = {}
+
+    # What comes in
+
+    def admit(self, entry_id: str, event: DriftEvent, *, now: str) -> Admission:
+        """Open an incident for a drift event, let it join its model's open one, or recognise it; settles the entry."""
+        k, identity, model = self.keys, identity_of(event.source, event.id), event.model
+        opened, length = "", 0
+        while True:
+            incident = f"inc-{identity[: _ID_LENGTHS[length]]}"
+            mine = [k.wf(incident), k.wf(incident, "events"), k.wf(incident, "keys")]
+            other = opened or incident
+            joins = [k.wf(other), k.wf(other, "events"), k.wf(other, "keys")]
+            indexes = [k.model(model), k.index, k.ids, k.model(model, "incidents"), k.counts, k.transitions]
+            about: Args = [
+                GROUP,
+                entry_id,
+                incident,
+                identity,
+                model,
+                event.data.environment,
+                event.correlation_id,
+            ]
+            limits: Args = [EVENTS_PER_INCIDENT_MAX, EVENT_BYTES_PER_INCIDENT_MAX]
+            kind, named = texts(
+                self._scripts.run(
+                    "admit",
+                    [k.intake, k.activations, k.seen(identity), *mine, *indexes, *joins],
+                    [*about, event.raw, now, self._identity_ttl_ms, opened, *limits],
+                )
+            )
+            if kind == "MOVED":
+                opened = named
+            elif kind == "COLLISION":
+                length += 1
+            elif kind in {"opened", "joined"}:
+                return Admission(kind, named)  # type: ignore[arg-type]
+            else:
+                return Admission("duplicate", named)
+
+    def record_performance(self, entry_id: str, event: DriftEvent) -> Admission:
+        """Keep a performance report and wake its model's incidents in `verifying`; opens none; settles the entry."""
+        k, identity, model = self.keys, identity_of(event.source, event.id), event.model
+        reports, verifying = k.model(model, "performance"), k.model(model, "verifying")
+        kind = self._scripts.run(
+            "performance",
+            [k.intake, k.activations, k.seen(identity), reports, verifying],
+            [GROUP, entry_id, model, event.raw, self._identity_ttl_ms, REPORTS_PER_MODEL_MAX],
+        ).decode()
+        return Admission("performance" if kind == "performance" else "duplicate", "")
+
+    def performance_reports(self, model: str, limit: int = REPORTS_PER_MODEL_MAX) -> tuple[str, ...]:
+        """Raw performance events of a model, the newest last."""
+        return texts(self._ask(self._client.lrange, self.keys.model(model, "performance"), -limit, -1))
+
+    def wake(self, incident: str, why: str, payload: Any = None) -> None:
+        """Leave a signal for an incident (also a finished one) and activate it; raises NotFound."""
+        k, token = self.keys, uuid.uuid4().hex
+        signal = json.dumps({"why": why, "payload": payload, "at": rfc3339(SystemClock().now())})
+        reply = self._scripts.run(
+            "wake",
+            [k.wf(incident), k.wf(incident, "signals"), k.activations, k.once(token)],
+            [incident, token, signal, why, _ONCE_TTL_MS],
+        )
+        if reply == b"GONE":
+            raise NotFound("no such incident", got=incident, expected="an id of `driftwarden incidents list`")
+
+    def pump_timers(self, *, ahead_s: float = 0.0, limit: int = 100) -> int:
+        """Turn due timers into activations and return how many; `ahead_s` as if it were that much later (simulations)."""
+        reply = self._scripts.run("timers", [self.keys.timers, self.keys.activations], [limit, int(ahead_s * 1000)])
+        return int(reply)
+
+    # What a worker does
+
+    def claim(self, consumer: str, *, block_ms: int, lease_ms: int) -> Claim | None:
+        """Take up the next incident whose model is free, waiting at most `block_ms` (two seconds); None: nothing to do.
+
+        First what this consumer's forerunner of the same name left, then fresh activations, now and then those whose
+        worker has not been heard of for `lease_ms`.
+        """
+        for entry in self._candidates(consumer, block_ms, lease_ms):
+            incident, model = entry.get(b"incident"), entry.get(b"model")
+            if not incident or not model:
+                self._ask(self._activations.forget, entry.id)
+                continue
+            claim = self._acquire(entry, incident, model, consumer, lease_ms)
+            if claim is not None:
+                return claim
+        return None
+
+    def heartbeat(self, claim: Claim) -> None:
+        """Prolong the lease (call it every third of it); raises Fenced where somebody else has taken over."""
+        about: Args = [GROUP, claim.consumer, claim.entry, str(claim.fence), claim.lease_ms]
+        if self._scripts.run("heartbeat", [self.keys.activations, self.keys.wf(claim.incident)], about) != b"OK":
+            raise Fenced(f"{claim.incident} was taken over")
+
+    def hand_back(self, claim: Claim) -> None:
+        """Give the lease up without a commit, so that another worker goes on at once; raises Fenced."""
+        about: Args = [GROUP, claim.entry, str(claim.fence), claim.incident, claim.model]
+        if self._scripts.run("hand_back", [self.keys.activations, self.keys.wf(claim.incident)], about) != b"OK":
+            raise Fenced(f"{claim.incident} was taken over")
+
+    def commit(
+        self,
+        claim: Claim,
+        *,
+        state: str,
+        doc: JsonObject,
+        disposition: Disposition,
+        due_s: float | None = None,
+        accepting: bool,
+        handled: Iterable[Signal] = (),
+        token: str | None = None,
+    ) -> Claim:
+        """Make one step durable; returns the claim as it is now, with events and signals that came meanwhile.
+
+        `go` keeps lease and slot; `park` ends the lease and keeps the model's slot; `release` gives the slot to the next in
+        line; `finish` ends the incident. `due_s`: when it is taken up again by itself (replaces the timer set before; park
+        and release without one get a backstop of a day). `accepting`: later events of the model may join. `handled`: the
+        signals that this step dealt with. Where it finishes while events came that the claim has not seen, these open the
+        `successor`. Raises Fenced: somebody else has taken over, nothing was written.
+        """
+        if due_s is None and disposition in {"park", "release"}:
+            due_s = BACKSTOP_S
+        k, model, successor, length = self.keys, claim.model, "", 0
+        last_signal = claim.signals[-1].seq if claim.signals else 0
+        token = token or uuid.uuid4().hex
+        content = json.dumps(doc, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        tokens = [signal.token for signal in handled]
+        while True:
+            after = successor or claim.incident
+            step: Args = [claim.incident, model, str(claim.fence), claim.version, token, state, disposition]
+            when: Args = ["" if due_s is None else max(0, int(due_s * 1000)), claim.lease_ms, content]
+            known: Args = [int(accepting), len(claim.events), last_signal, successor, rfc3339(SystemClock().now())]
+            reply = self._scripts.run(
+                "commit",
+                [
+                    *[k.activations, k.wf(claim.incident), k.model(model), k.model(model, "queue"), k.timers],
+                    *[k.transitions, k.wf(claim.incident, "signals"), k.wf(claim.incident, "events"), k.counts],
+                    *[k.model(model, "verifying"), k.wf(claim.incident, "keys"), k.index, k.ids],
+                    *[k.model(model, "incidents"), k.wf(after), k.wf(after, "events"), k.wf(after, "keys")],
+                ],
+                [GROUP, claim.consumer, claim.entry, *step, *when, *known, *tokens],
+            )
+            answer = reply[0].decode()
+            if answer == "OK":
+                break
+            if answer == "FENCED":
+                raise Fenced(f"{claim.incident} was taken over")
+            length += answer == "COLLISION"
+            successor = f"inc-{reply[1].decode()[: _ID_LENGTHS[length]]}"
+        _, version, events, signals, followed_by = reply
+        return replace(
+            claim,
+            state=state,
+            doc=json.loads(content),
+            version=int(version),
+            events=claim.events + (texts(events) if disposition != "finish" else ()),
+            signals=signals_of(signals),
+            crashes=0,
+            successor=followed_by.decode() or None,
+        )
+
+    # What can be read
+
+    def get(self, incident: str) -> IncidentRecord:
+        """One incident by its whole id; raises NotFound."""
+        found = self._records([incident])
+        if not found:
+            raise NotFound("no such incident", got=incident, expected="an id of `driftwarden incidents list`")
+        return found[0]
+
+    def find(self, prefix: str) -> str:
+        """The id of the one incident that begins with `prefix` (`inc-` may be left out); raises NotFound or BadInput."""
+        whole = prefix if prefix.startswith("inc-") else f"inc-{prefix}"
+        low, high = f"[{whole}".encode(), f"[{whole}".encode() + b"\xff"
+        found = texts(self._ask(self._client.zrangebylex, self.keys.ids, low, high, 0, 2))
+        if not found or not prefix:
+            raise NotFound("no such incident", got=prefix, expected="an id of `driftwarden incidents list`")
+        if len(found) > 1 and found[0] != whole:
+            raise BadInput("incident", got=prefix, expected=f"a longer prefix: {found[0]} and {found[1]} begin with it")
+        return found[0]
+
+    def list(
+        self, *, state: str | None = None, model: str | None = None, limit: int = 100
+    ) -> tuple[IncidentRecord, ...]:
+        """Incidents, the newest first."""
+        index = self.keys.index if model is None else self.keys.model(model, "incidents")
+        found: tuple[IncidentRecord, ...] = ()
+        start, batch = 0, 100
+        while len(found) < limit:
+            ids = texts(self._ask(self._client.zrevrange, index, start, start + batch - 1))
+            found += tuple(record for record in self._records(ids) if state is None or record.state == state)
+            start += batch
+            if len(ids) < batch:
+                break
+        return found[:limit]
+
+    def counts(self) -> dict[str, int]:
+        """How many incidents are in each state."""
+        reply = self._ask(self._client.hgetall, self.keys.counts)
+        return {state.decode(): int(count) for state, count in sorted(reply.items()) if int(count)}
+
+    def watch(self, after: str | None = None, *, block_ms: int = 1000) -> Iterator[Transition | None]:
+        """Transitions after an id (None: from now on) as they are committed; None each time it waited in vain."""
+        if after is None:
+            newest = self._ask(self._client.xrevrange, self.keys.transitions, count=1)
+            after = newest[0][0].decode() if newest else "0"
+        while True:
+            reply = self._ask(self._client.xread, {self.keys.transitions: after}, count=100, block=block_ms)
+            if not reply:
+                yield None
+                continue
+            for entry_id, fields in reply[0][1]:
+                after = entry_id.decode()
+                yield _transition(after, {name.decode(): value.decode() for name, value in fields.items()})
+
+    def trim(self) -> int:
+        """Backstop: cut what is settled off the streams, forget consumers that are long gone; returns entries cut."""
+        streams = (self.keys.intake, self.keys.activations)
+        return sum(int(self._scripts.run("trim", [stream], [GROUP, _CONSUMER_IDLE_MS])) for stream in streams)
+
+    # Within
+
+    def _ask(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return patiently(lambda: call(*args, **options), for_s=self._retry_for_s)
+
+    def _candidates(self, consumer: str, block_ms: int, lease_ms: int) -> Iterator[Entry]:
+        group, after = self._activations, "0"
+        while own := self._ask(group.own, consumer, after=after):
+            yield from own
+            after = own[-1].id
+        if time.monotonic() >= self._next_sweep.get(consumer, 0.0):
+            yield from self._of_the_dead(consumer, lease_ms)
+        while fresh := self._ask(group.fresh, consumer, count=1, block_ms=block_ms):
+            yield from fresh
+            block_ms = 0
+        yield from self._of_the_dead(consumer, lease_ms)
+
+    def _of_the_dead(self, consumer: str, lease_ms: int) -> Iterator[Entry]:
+        stale = self._activations.stale(consumer, idle_ms=lease_ms)
+        while (entry := self._ask(next, stale, None)) is not None:
+            yield entry
+        self._next_sweep[consumer] = time.monotonic() + lease_ms / 3000
+
+    def _acquire(self, entry: Entry, incident: str, model: str, consumer: str, lease_ms: int) -> Claim | None:
+        k = self.keys
+        reply = self._scripts.run(
+            "acquire",
+            [
+                *[
+                    k.activations,
+                    k.wf(incident),
+                    k.model(model),
+                    k.model(model, "queue"),
+                    k.dead_letters,
+                    k.transitions,
+                ],
+                *[k.wf(incident, "signals"), k.wf(incident, "events"), k.counts, k.model(model, "verifying"), k.timers],
+            ],
+            [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, uuid.uuid4().hex],
+        )
+        if reply[0] != b"OK":
+            return None
+        h = pairs(reply[2])
+        return Claim(
+            incident=incident,
+            model=model,
+            environment=h["environment"],
+            correlation_id=h["correlation"],
+            opened_at=h["opened"],
+            fence=int(reply[1]),
+            version=int(h["version"]),
+            entry=entry.id,
+            consumer=consumer,
+            lease_ms=lease_ms,
+            state=h["state"],
+            doc=json.loads(h["doc"]),
+            events=texts(reply[3]),
+            signals=signals_of(reply[4]),
+            crashes=int(h["crashes"]),
+            why=entry.get(b"why"),
+            successor=h.get("successor"),
+        )
+
+    def _records(self, incidents: Iterable[str]) -> tuple[IncidentRecord, ...]:
+        ids = [*incidents]
+
+        def read() -> Any:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.time()
+                for incident in ids:
+                    pipe.hgetall(self.keys.wf(incident))
+                    pipe.lrange(self.keys.wf(incident, "events"), 0, -1)
+                return pipe.execute()
+
+        (seconds, micros), *replies = self._ask(read)
+        now_ms = seconds * 1000 + micros // 1000
+        rows = zip(ids, replies[::2], replies[1::2], strict=True)
+        return tuple(
+            record_of(incident, {name.decode(): value.decode() for name, value in h.items()}, events, now_ms)
+            for incident, h, events in rows
+            if h
+        )
+
+
+def _transition(entry_id: str, fields: dict[str, str]) -> Transition:
+    return Transition(
+        id=entry_id,
+        incident=fields["incident"],
+        model=fields["model"],
+        version=int(fields["version"]),
+        before=fields["from"],
+        state=fields["state"],
+        fence=int(fields["fence"]),
+        at=moment(entry_id.partition("-")[0]),
+    )
