@@ -1,0 +1,192 @@
+"""The advisor: the agents behind the port that the workflow calls, with the offline reasoner as the net below a remote
+model."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from driftwarden import telemetry
+from driftwarden.agents import prompts
+from driftwarden.agents.models import OFFLINE, OLLAMA_URL, ModelSettings
+from driftwarden.contracts.findings import Advice, AgentStep
+from driftwarden.contracts.ports import CaseFile, KnowledgeReader
+from driftwarden.errors import Error, GiveUp, Retry, shorten
+from driftwarden.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from driftwarden.agents.coordinator import RunResult
+    from driftwarden.tracing import Observation, Tracing
+
+_log = logging.getLogger(__name__)
+_TRIES_INVALID = 2
+T = TypeVar("T")
+
+
+class AdkAdvisor:
+    """Investigator and strategist under a coordinator, over any model; the port `Advisor`.
+
+    `model`: `offline`, `gemini-<name>` (needs `google_api_key`) or `ollama/<name>`; a wrong one raises BadInput here.
+    An answer that cannot be used is asked for once more; a remote model that still fails, or is away, is replaced by
+    the offline reasoner for this incident (`settings.fallback_offline`), and `Advice.model` says so. Safe to call from
+    several threads at once, each with a case of its own.
+    """
+
+    def __init__(
+        self,
+        model: str = OFFLINE,
+        *,
+        settings: AgentSettings | None = None,
+        google_api_key: str | None = None,
+        tracing: "Tracing | None" = None,
+        gemini_url: str | None = None,
+        request_timeout_s: float = 60.0,
+        capture_content: bool = True,
+    ) -> None:
+        """Check the model's name and key; nothing is connected yet. `request_timeout_s` bounds one request to a model."""
+        self.settings = settings or AgentSettings()
+        self.model = ModelSettings(
+            name=model,
+            google_api_key=google_api_key,
+            ollama_url=self.settings.ollama_url or OLLAMA_URL,
+            gemini_url=gemini_url,
+            request_timeout_s=min(request_timeout_s, self.settings.timeout_s),
+        )
+        self._tracing = tracing
+        self._capture_content = capture_content
+        telemetry.quiet_libraries()
+
+    def advise(self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str) -> Advice:
+        """Find the cause and plan remedies.
+
+        Raises Retry (the model is away, or everything took longer than `settings.timeout_s`) or GiveUp (no valid
+        answer); what the case itself raises passes through.
+        """
+        with telemetry.correlation(correlation_id, incident), self._span(correlation_id, incident) as observation:
+            executor = ThreadPoolExecutor(1, thread_name_prefix="driftwarden-case")
+            try:
+                advice = self._advise(case, knowledge, executor, incident)
+            except Error as error:
+                if observation is not None:
+                    observation.failed(error.diagnostics())
+                raise
+            finally:
+                executor.shutdown(wait=False, cancel_futures=True)
+            if observation is not None:
+                observation.output({"finding": advice.finding.model_dump(mode="json"), "model": advice.model})
+            return advice
+
+    @contextlib.contextmanager
+    def _span(self, correlation_id: str, incident: str) -> "Iterator[Observation | None]":
+        if self._tracing is None:
+            yield None
+            return
+        with self._tracing.span(
+            "advise", correlation_id=correlation_id, incident=incident, kind="agent", model=self.model.name
+        ) as observation:
+            yield observation
+
+    def _advise(
+        self, case: CaseFile, knowledge: KnowledgeReader, executor: ThreadPoolExecutor, incident: str
+    ) -> Advice:
+        from driftwarden.agents.tools import Toolbox
+
+        toolbox = Toolbox(case, knowledge, executor)
+        task = _task_of(case, incident)
+        try:
+            result = self._run(self.model, toolbox, task, incident)
+            return _advice(result, self.model.name, ())
+        except (Retry, GiveUp) as error:
+            if not (self.model.remote and self.settings.fallback_offline):
+                raise
+            reason = error.diagnostics()
+        _log.warning("the offline reasoner stands in", extra={"model": self.model.name, "reason": reason})
+        fallback = AgentStep(agent="coordinator", kind="fallback", name=OFFLINE, summary=shorten(reason, 300))
+        result = self._run(ModelSettings(), toolbox, task, incident)
+        return _advice(result, f"{OFFLINE} (instead of {self.model.name})", (fallback,))
+
+    def _run(self, model: ModelSettings, toolbox: Any, task: str, incident: str) -> "RunResult":
+        """Run the agents; an answer that cannot be used is asked for once more within the same time."""
+        from driftwarden.agents.coordinator import INVALID, Coordinator
+
+        coordinator: Coordinator | None = None
+        deadline = _Deadline(self.settings.timeout_s)
+        for attempt in range(1, _TRIES_INVALID + 1):
+            facts = coordinator.facts if coordinator else None
+            coordinator = Coordinator(
+                model, toolbox, llm_calls_max=self.settings.llm_calls_max, capture_content=self._capture_content
+            )
+            coordinator.facts = facts
+            try:
+                return _loop(coordinator.run(task, incident, timeout_s=deadline.left_s()))
+            except INVALID as error:
+                reason = shorten(f"{type(error).__name__}: {error}", 200)
+                _log.info("an answer of the agents' model cannot be used", extra={"attempt": attempt, "reason": reason})
+            except Error:
+                raise
+            except TimeoutError:
+                raise Retry(f"the agents did not answer within {self.settings.timeout_s:g} s") from None
+            except Exception as error:
+                raise _model_failure(model, error) from error
+        raise GiveUp(f"the agents' model `{model.name}` gave no valid answer in {_TRIES_INVALID} tries: {reason}")
+
+
+class _Deadline:
+    """One span of time that several attempts share."""
+
+    def __init__(self, seconds: float) -> None:
+
+        self._now = time.monotonic
+        self._end = self._now() + seconds
+
+    def left_s(self) -> float:
+        """Seconds left, not below zero."""
+        return max(0.0, self._end - time.monotonic())
+
+
+def _task_of(case: CaseFile, incident: str) -> str:
+    event = case.event()
+    return prompts.task(str(event.get("model", "?")), str(event.get("kind", "?")), incident)
+
+
+def _advice(result: "RunResult", model: str, before: tuple[AgentStep, ...]) -> Advice:
+    assert result.finding is not None
+    assert result.plan is not None
+    return Advice(
+        finding=result.finding,
+        plan=result.plan,
+        steps=(*before, *result.steps),
+        model=model,
+        input_tokens=result.input_tokens,
+        output_tokens=result.output_tokens,
+    )
+
+
+def _model_failure(model: ModelSettings, error: Exception) -> Error:
+    """What a client's error means to the caller: a refusal of the request is final, anything else may pass."""
+    status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    words = telemetry.redact_text(shorten(f"{type(error).__name__}: {error}", 200))
+    message = f"the agents' model `{model.name}` failed: {words}"
+    if isinstance(status, int) and 400 <= status < 500 and status not in {408, 429}:
+        return GiveUp(message)
+    return Retry(message) if model.remote else GiveUp(message)
+
+
+def _loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop of its own, which does not wait for helper threads (a name look-up that hangs) at its end."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        try:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()

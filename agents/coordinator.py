@@ -1,0 +1,250 @@
+"""One run of the agents: the coordinator, a workflow that leads investigator and strategist and checks what they say.
+
+investigator -> ground (measured confidence) -> strategist -> settle (derived parameters and costs)
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from google.adk.agents import LlmAgent
+from google.adk.agents.invocation_context import LlmCallsLimitExceededError
+from google.adk.agents.run_config import RunConfig
+from google.adk.apps import App
+from google.adk.events import Event
+from google.adk.features import FeatureName, override_feature_enabled
+from google.adk.plugins.base_plugin import BasePlugin
+from google.adk.runners import Runner
+from google.adk.sessions import InMemorySessionService
+from google.adk.telemetry.context import ContentCapturingMode, TelemetryConfig
+from google.adk.workflow import START, Workflow
+from google.genai import types
+from pydantic import BaseModel, ValidationError
+
+from driftwarden.agents import prompts
+from driftwarden.agents.advice import CaseFacts, Notes, build_plan, ground_finding, read_facts
+from driftwarden.agents.drafts import FindingDraft, PlanDraft
+from driftwarden.agents.models import ModelSettings, build_model
+from driftwarden.agents.ollama import ModelAnswerInvalid
+from driftwarden.agents.tools import NOTICE, Toolbox, bounded
+from driftwarden.contracts.findings import AgentStep, Finding, Plan
+from driftwarden.contracts.ports import JsonObject
+from driftwarden.errors import shorten
+
+APP = "driftwarden"
+D = TypeVar("D", bound=BaseModel)
+_ANSWER_TOOL = "set_model_response"
+_STEPS_MAX = 200
+
+# The framework looks for its optional remote-agent module again on every agent run; None ends the search at once.
+sys.modules.setdefault("google.adk.agents.remote_a2a_agent", None)  # type: ignore[arg-type]
+override_feature_enabled(FeatureName.FUNCTION_TOOL_ARG_VALIDATION, True)
+
+INVALID: tuple[type[Exception], ...] = (ModelAnswerInvalid, ValidationError, LlmCallsLimitExceededError)
+
+
+@dataclass
+class RunResult:
+    """What one run brought, as far as it came."""
+
+    finding: Finding | None = None
+    plan: Plan | None = None
+    steps: list[AgentStep] = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Coordinator:
+    """Runs the agents once over a toolbox, with one model."""
+
+    def __init__(self, model: ModelSettings, toolbox: Toolbox, *, llm_calls_max: int, capture_content: bool) -> None:
+        """Nothing runs yet."""
+        self.model = model
+        self.toolbox = toolbox
+        self.llm_calls_max = llm_calls_max
+        self.capture_content = capture_content
+        self.facts: CaseFacts | None = None
+        self.result = RunResult()
+        self._open: dict[str, int] = {}
+
+    async def run(self, task: str, session_id: str, *, timeout_s: float) -> RunResult:
+        """Run to the end; raises TimeoutError, one of INVALID, or what the model's client raised."""
+        runner = Runner(
+            app=App(name=APP, root_agent=self._workflow(), plugins=[_Guard(name="guard")]),
+            session_service=InMemorySessionService(),
+            auto_create_session=True,
+        )
+        config = RunConfig(
+            max_llm_calls=self.llm_calls_max,
+            http_options=types.HttpOptions(timeout=int(self.model.request_timeout_s * 1000)),
+            telemetry=TelemetryConfig(
+                capture_message_content=ContentCapturingMode.SPAN_ONLY
+                if self.capture_content
+                else ContentCapturingMode.NO_CONTENT
+            ),
+        )
+        message = types.UserContent(task)
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                contextlib.aclosing(
+                    runner.run_async(user_id=APP, session_id=session_id, new_message=message, run_config=config)
+                ) as events,
+            ):
+                async for event in events:
+                    self._note(event)
+        finally:
+            await runner.session_service.delete_session(app_name=APP, user_id=APP, session_id=session_id)
+        if self.result.finding is None or self.result.plan is None:
+            raise ModelAnswerInvalid("the agents ended without a finding and a plan")
+        return self.result
+
+    def _workflow(self) -> Workflow:
+        box = self.toolbox
+        case_tools = {tool.__name__: tool for tool in box.case_tools()}
+        measure_tools = {tool.__name__: tool for tool in box.measure_tools()}
+        investigator = LlmAgent(
+            name="investigator",
+            description="Finds out why a model drifted.",
+            model=build_model(self.model, "investigator"),
+            instruction=lambda _: prompts.INVESTIGATOR,
+            tools=[*case_tools.values(), *measure_tools.values(), *box.knowledge_tools()],
+            output_schema=FindingDraft,
+        )
+        strategist = LlmAgent(
+            name="strategist",
+            description="Plans what would help.",
+            model=build_model(self.model, "strategist"),
+            instruction=lambda _: prompts.STRATEGIST,
+            tools=[*case_tools.values(), measure_tools["measure_performance"], *box.knowledge_tools()],
+            output_schema=PlanDraft,
+        )
+
+        async def ground(node_input: Any) -> str:
+            """Hold the investigator's draft against the measurements and brief the strategist."""
+            return await self._ground(node_input)
+
+        async def settle(node_input: Any) -> JsonObject:
+            """Make the plan of the strategist's draft."""
+            return await self._settle(node_input)
+
+        return Workflow(name="coordinator", edges=[(START, investigator, ground, strategist, settle)])
+
+    async def _facts(self) -> CaseFacts:
+        if self.facts is None:
+            self.facts = await self.toolbox.read(read_facts, self.toolbox.case)
+        return self.facts
+
+    async def _ground(self, node_input: Any) -> str:
+        draft = _draft(FindingDraft, node_input, "investigator")
+        notes = Notes()
+        finding = ground_finding(draft, await self._facts(), self.toolbox.found, notes)
+        self.result.finding = finding
+        self.result.steps += notes.steps
+        brief = {
+            "root_cause": finding.root_cause.value,
+            "columns": list(finding.columns),
+            "confidence": finding.confidence,
+            "summary": finding.summary,
+            "evidence": [item.model_dump(mode="json") for item in finding.evidence[:6]],
+            "alternatives": [item.model_dump(mode="json") for item in finding.alternatives],
+        }
+        return f"The finding ({NOTICE}):\n{json.dumps(bounded(brief))}"
+
+    async def _settle(self, node_input: Any) -> JsonObject:
+        draft = _draft(PlanDraft, node_input, "strategist")
+        notes = Notes()
+        self.result.plan = build_plan(draft, await self._facts(), self.toolbox.found, notes)
+        self.result.steps += notes.steps
+        return self.result.plan.model_dump(mode="json")
+
+    def _note(self, event: Event) -> None:
+        """Keep a brief record of an agent's step, and count tokens."""
+        usage = event.usage_metadata
+        if usage is not None:
+            self.result.input_tokens += usage.prompt_token_count or 0
+            self.result.output_tokens += usage.candidates_token_count or 0
+        if len(self.result.steps) >= _STEPS_MAX:
+            return
+        for call in event.get_function_calls():
+            if call.name == _ANSWER_TOOL:
+                self._step(event.author, "answer", str(call.name), {}, _answer_summary(call.args or {}))
+            else:
+                self._open[call.id or str(call.name)] = len(self.result.steps)
+                self._step(event.author, "tool", str(call.name), bounded(dict(call.args or {})), "")
+        for response in event.get_function_responses():
+            answer = response.response or {}
+            place = self._open.pop(response.id or str(response.name), None)
+            if place is not None:
+                step = self.result.steps[place]
+                self.result.steps[place] = step.model_copy(update={"summary": shorten(_result_summary(answer), 300)})
+            elif "error" in answer:
+                self._step(event.author, "error", str(response.name), {}, _result_summary(answer))
+        if event.error_code:
+            self._step(event.author, "error", str(event.error_code), {}, event.error_message or "")
+
+    def _step(self, agent: str, kind: str, name: str, arguments: JsonObject, summary: str) -> None:
+        self.result.steps.append(
+            AgentStep(
+                agent=shorten(agent, 60),
+                kind=kind,
+                name=shorten(name, 80),
+                arguments=arguments,
+                summary=shorten(summary, 300),
+            )
+        )
+
+
+class _Guard(BasePlugin):
+    """A tool's fault is an answer to the model, not the end of the run."""
+
+    async def on_tool_error_callback(self, *, tool: Any, tool_args: Any, tool_context: Any, error: Exception) -> Any:
+        """Tell the model in one line."""
+        return {"status": "error", "error": shorten(f"{type(error).__name__}: {error}", 200)}
+
+
+def _draft(schema: type[D], node_input: Any, agent: str) -> D:
+    """An agent's answer as a draft; raises ModelAnswerInvalid where there is none (an error or empty reply of the model)."""
+    if isinstance(node_input, str):
+        try:
+            node_input = json.loads(node_input)
+        except ValueError:
+            raise ModelAnswerInvalid(f"the {agent} gave no structured answer") from None
+    if isinstance(node_input, BaseModel):
+        node_input = node_input.model_dump()
+    if not isinstance(node_input, dict):
+        raise ModelAnswerInvalid(f"the {agent} gave no structured answer")
+    return schema.model_validate(node_input)
+
+
+def _answer_summary(arguments: JsonObject) -> str:
+    if "root_cause" in arguments:
+        return f"root cause {arguments['root_cause']}"
+    candidates = arguments.get("candidates")
+    if isinstance(candidates, list):
+        return ", ".join(str(item.get("action")) for item in candidates if isinstance(item, dict))
+    return ""
+
+
+def _result_summary(answer: JsonObject) -> str:
+    if "error" in answer:
+        return f"error: {answer['error']}"
+    data = answer.get("data")
+    if isinstance(data, list):
+        return f"{len(data)} entries"
+    if isinstance(data, dict):
+        if data.get("unavailable"):
+            return f"unavailable: {data['unavailable']}"
+        return ", ".join(f"{key}={_brief(value)}" for key, value in _telling(data)[:8])
+    return ""
+
+
+def _telling(data: JsonObject) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in data.items() if value not in (None, "", [], {}) and key != "rows_reference"]
+
+
+def _brief(value: Any) -> str:
+    return f"{len(value)} items" if isinstance(value, list | dict) else shorten(value, 40)
