@@ -1,5 +1,6 @@
 """The files of a log folder: names, whole lines, tails, and how bytes are made durable."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ _CHUNK_BYTES = 1 << 20
 def file_name(stream: str, first_seq: int) -> str:
     """Name of the file of a stream that begins at `first_seq`; only people read it, verification goes by content."""
     return f"{stream}.{first_seq:012d}.jsonl"
+
+
+def note_name(stream: str, first_seq: int, size: int) -> str:
+    """Name of the note over the first `size` records of the file of a stream that begins at `first_seq`."""
+    return f"{stream}.{first_seq:012d}.{size:012d}.note"
 
 
 def log_files(directory: Path) -> list[Path]:
@@ -131,3 +137,18 @@ def create_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
         os.close(handle)
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def lock_for_writing(handle: int) -> None:
+    """Mark an open file as being written for as long as this process holds it."""
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a living process holds this file open for writing."""
+    with path.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

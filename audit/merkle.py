@@ -11,7 +11,8 @@ def leaf_hash(entry: bytes) -> bytes:
     return hashlib.sha256(b"\x00" + entry).digest()
 
 
-def _node(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash of two subtrees, 32 bytes."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
@@ -27,7 +28,7 @@ class Tree:
         """Append one leaf hash."""
         carry, size = leaf, self.size
         while size & 1:
-            carry = _node(self._roots.pop(), carry)
+            carry = node_hash(self._roots.pop(), carry)
             size >>= 1
         self._roots.append(carry)
         self.size += 1
@@ -38,26 +39,8 @@ class Tree:
             return EMPTY_ROOT
         root = self._roots[-1]
         for left in reversed(self._roots[:-1]):
-            root = _node(left, root)
+            root = node_hash(left, root)
         return root
-
-
-def root_of(leaves: Sequence[bytes]) -> bytes:
-    """Root over leaf hashes."""
-    tree = Tree()
-    for leaf in leaves:
-        tree.add(leaf)
-    return tree.root()
-
-
-def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Audit path of the leaf at `index` (RFC 6962 §2.1.1), from the leaf upwards."""
-    if len(leaves) <= 1:
-        return []
-    split = 1 << (len(leaves) - 1).bit_length() - 1
-    if index < split:
-        return [*inclusion_path(leaves[:split], index), root_of(leaves[split:])]
-    return [*inclusion_path(leaves[split:], index - split), root_of(leaves[:split])]
 
 
 def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
@@ -67,11 +50,11 @@ def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) ->
         if last == 0:
             raise ValueError("the path is too long")
         if first & 1 or first == last:
-            root = _node(sibling, root)
+            root = node_hash(sibling, root)
             while not first & 1 and first:
                 first, last = first >> 1, last >> 1
         else:
-            root = _node(root, sibling)
+            root = node_hash(root, sibling)
         first, last = first >> 1, last >> 1
     if last:
         raise ValueError("the path is too short")

@@ -175,6 +175,11 @@ def parse_note(signed: str, *, where: str) -> Note:
     raise refuse(f"no signature of {KEY_NAME}")
 
 
+def signed_text(note: Note) -> str:
+    """The note as it was signed, its signature included."""
+    return f"{note.text}\n{note.signature}\n"
+
+
 def _base64(text: str) -> bytes | None:
     try:
         raw = base64.b64decode(text, validate=True)

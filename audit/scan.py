@@ -38,6 +38,7 @@ class Removal:
     """An `erasure` record that says a file was removed by retention; `line` is where it says so."""
 
     line: int
+    name: str
     stream: str
     first_seq: int
     last_seq: int
@@ -176,7 +177,7 @@ class Scanner:
                 self._checkpoint(number, body)
             elif kind == b"erasure":
                 scan.removals += [
-                    Removal(number, f["stream"], int(f["first_seq"]), int(f["last_seq"]), f["last_hash"])
+                    Removal(number, f["name"], f["stream"], int(f["first_seq"]), int(f["last_seq"]), f["last_hash"])
                     for f in body.get("files", [])
                 ]
             else:

@@ -6,6 +6,7 @@ commitment says nothing about the value, so erasing the vault's entry erases the
 
 import hashlib
 import hmac
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -34,9 +35,9 @@ class Entry:
     value: bytes
 
 
-def commitment(salt: bytes, path: str, value: Any) -> str:
-    """HMAC-SHA256 of the canonical JSON of [path, value] under the salt, in hex."""
-    return hmac.new(salt, encode([path, value]), hashlib.sha256).hexdigest()
+def commitment_of_bytes(salt: bytes, path: str, value: bytes) -> str:
+    """HMAC-SHA256 of the canonical JSON of [path, value] under the salt, in hex; `value` is canonical JSON already."""
+    return hmac.new(salt, b"[%b,%b]" % (encode(path), value), hashlib.sha256).hexdigest()
 
 
 @contextmanager
@@ -83,8 +84,9 @@ def _replace(value: Any, path: tuple[str, ...], here: str, found: list[Entry]) -
         if value is None or (isinstance(value, dict) and value.keys() == {"_c"}):
             return value
         salt = os.urandom(32)
-        made = commitment(salt, here, value)
-        found.append(Entry(made, here, None, None, salt, encode(value)))
+        held = encode(value)
+        made = commitment_of_bytes(salt, here, held)
+        found.append(Entry(made, here, None, None, salt, held))
         return {"_c": made}
     first, rest = path[0], path[1:]
     if isinstance(value, dict):
@@ -114,6 +116,11 @@ def entries(
             (incident, correlation_id, made),
         ).fetchall()
     return [Entry(*row) for row in rows]
+
+
+def revealed(directory: Path, commitments: set[str]) -> dict[str, Any]:
+    """The values behind commitments that the vault still holds."""
+    return {e.commitment: json.loads(e.value) for e in entries(directory) if e.commitment in commitments}
 
 
 def erase(directory: Path, commitments: list[str]) -> int:

@@ -247,7 +247,7 @@ class AuditWriter:
         signed = self._key.sign(notes.note_text(self.stream, self._first_seq, size, self._tree.root()))
         self._stage("checkpoint", _head({"note": signed}), now)
         self._signed_size, self._signed_at = self._tree.size, now
-        self._pending.append(_Note(f"{self.stream}.{self._first_seq:012d}.{size:012d}.note", signed))
+        self._pending.append(_Note(files.note_name(self.stream, self._first_seq, size), signed))
 
     def _file_is_full(self, now: datetime) -> bool:
         grown = self._file_bytes >= self._limits.file_bytes_max
@@ -319,6 +319,7 @@ class AuditWriter:
     def _open_file(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         handle = os.open(path, flags, 0o640)
+        files.lock_for_writing(handle)
         self._let_go()
         self._handle = handle
         files.sync_folder(self._directory)
