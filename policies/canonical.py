@@ -1,0 +1,85 @@
+"""The canonical form of facts, and its digest: equal to `driftwarden.strict.digest` wherever that is defined.
+
+It is written out here because it is taken for every decision, and because it must be total: facts that hold NaN or a
+lone surrogate are still decided (as unknown), and so have a digest.
+"""
+
+import hashlib
+import json
+import math
+from decimal import Decimal
+from typing import Any
+
+from driftwarden.policies.facts import DECIMAL
+from driftwarden.strict import decimal_text
+
+_quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
+_PLAIN_DIGITS_MAX = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
+
+
+def facts_digest(facts: Any) -> str:
+    """`sha256:<64 hex>` of the RFC 8785 form of a document, every number as its shortest decimal string."""
+    return "sha256:" + hashlib.sha256(_encode(facts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def canonical_facts(facts: Any) -> Any:
+    """The form of facts that an audit record can hold: floats and Decimals become decimal strings, what is not finite
+    its name (`NaN`), integers beyond 2^53 strings. It has the same digest, and a replay reads the same facts."""
+    kind = type(facts)
+    if kind is dict:
+        return {str(key): canonical_facts(item) for key, item in facts.items()}
+    if kind is list or kind is tuple:
+        return [canonical_facts(item) for item in facts]
+    if kind is float or kind is Decimal:
+        return number_text(facts)
+    if kind is int and abs(facts) >= 2**53:
+        return number_text(facts)
+    return facts if facts is None or kind in (bool, int, str) else str(facts)
+
+
+def number_text(value: float | Decimal) -> str:
+    """The shortest decimal string of a number, or the name of what is not finite."""
+    if isinstance(value, int):
+        if value.bit_length() > 1000:
+            return hex(value)
+        return str(value) if abs(value) < 10**_PLAIN_DIGITS_MAX else decimal_text(Decimal(value))
+    if isinstance(value, float):
+        text = repr(value)
+        if "e" not in text and "n" not in text:
+            return "0" if value == 0 else text.removesuffix(".0")
+        if not math.isfinite(value):
+            return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
+        return decimal_text(Decimal(text))
+    exact = Decimal(value)
+    return decimal_text(exact) if exact.is_finite() else ("NaN" if exact.is_nan() else str(exact))
+
+
+def string_text(value: str) -> str:
+    """A string as it is digested: the shortest form where it is a JSON number, else itself."""
+    if not value or value[0] not in "-0123456789" or DECIMAL.fullmatch(value) is None:
+        return value
+    if len(value) > _PLAIN_DIGITS_MAX or "e" in value or "E" in value:
+        return decimal_text(Decimal(value))
+    shortest = value.rstrip("0").rstrip(".") if "." in value else value
+    return "0" if shortest == "-0" else shortest
+
+
+def _encode(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        return _quoted(string_text(value))
+    if kind is float or kind is int or kind is Decimal:
+        return f'"{number_text(value)}"'
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is dict:
+        if all(map(str.isascii, value)):
+            items = sorted(value.items())
+        else:  # RFC 8785 sorts by UTF-16 code units
+            items = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be", "surrogatepass"))
+        return "{" + ",".join([f"{_quoted(key)}:{_encode(item)}" for key, item in items]) + "}"
+    if kind is list or kind is tuple:
+        return "[" + ",".join([_encode(item) for item in value]) + "]"
+    return _encode(str(value))

@@ -1,0 +1,261 @@
+"""The policy engine: facts in, a decision out; no clock, no file, no network (contract §4, semantics 1 to 10)."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any, Final, Literal
+
+from driftwarden.contracts.base import Outcome
+from driftwarden.contracts.decision import ApprovalTerms, Decision, RuleResult
+from driftwarden.policies.approval import seen_rules
+from driftwarden.policies.canonical import facts_digest
+from driftwarden.policies.document import Enforcement, Exemption, Limits, PolicyDocument, Tier
+from driftwarden.policies.facts import Facts, getter, model_name
+from driftwarden.policies.globs import compile_globs
+from driftwarden.policies.limits import limit_rules, window_rule
+from driftwarden.policies.reader import read_policy
+from driftwarden.policies.reading import Node
+from driftwarden.policies.record import change_body, document_of, recorded_timelines
+from driftwarden.policies.rules import (
+    FAIL,
+    NOT_APPLICABLE,
+    PASS,
+    UNKNOWN,
+    Applies,
+    Case,
+    Rule,
+    Verdict,
+    compile_match,
+    enforcement_rule,
+    halted_rule,
+    requirement_rule,
+    resolve_time,
+    tier_rule,
+)
+from driftwarden.policies.windows import Timeline, WindowClock
+from driftwarden.policies.zones import zone
+from driftwarden.strict import JsonObject, digest, load_yaml
+
+Effect = Literal["escalate", "monitor", "lifted"] | None
+# An exception never touches these (semantics 9).
+_BEYOND_EXCEPTIONS: Final = frozenset({"tier", "halted", "enforcement"})
+_LAST: Final = ("halted", "enforcement")
+_get_model = getter("model.name")
+
+
+class Policy:
+    """A compiled policy: the same facts always give the same decision."""
+
+    def __init__(self, document: PolicyDocument, recorded: Mapping[str, Timeline] | None = None) -> None:
+        """Compile a document; `recorded`: resolved intervals of its windows by window id, used before any of one's own."""
+        self.document = document
+        self.digest = digest(document.raw)
+        self._clocks = {window.id: WindowClock(window, (recorded or {}).get(window.id)) for window in document.windows}
+        self._tiers: tuple[tuple[Tier, Applies | None, ApprovalTerms | None], ...] = tuple(
+            (tier, compile_match(tier.match), _terms(tier)) for tier in document.tiers
+        )
+        self.rules: tuple[Rule, ...] = tuple(self._compile())
+        self._exceptions = _exceptions_by_rule(document.exceptions)
+
+    def _compile(self) -> Iterable[Rule]:
+        yield tier_rule(self.document)
+        yield from map(requirement_rule, self.document.require)
+        yield from limit_rules(self.document.limits)
+        for window in self.document.windows:
+            yield window_rule(window, self._clocks[window.id])
+        yield halted_rule()
+        yield enforcement_rule(self.document)
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return self.document.name
+
+    @property
+    def revision(self) -> str:
+        """The policy's revision, as its author wrote it."""
+        return self.document.revision
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """`enforce`, `dryRun` or `halt`."""
+        return self.document.enforcement
+
+    @property
+    def limits(self) -> Limits:
+        """The limits: windows of rates, cooldowns and caps, from which the service computes `state.*`."""
+        return self.document.limits
+
+    def day_of(self, now: datetime) -> date:
+        """The calendar day of a moment in the policy's zone: the day of `spent_usd_today`."""
+        return now.astimezone(zone(self.document.time_zone)).date()
+
+    def canonical(self) -> JsonObject:
+        """The whole policy as a document without floats; `digest` is its digest, and it loads again as the same policy."""
+        return self.document.raw
+
+    def change_record(self, now: datetime | None = None) -> JsonObject:
+        """The body of an audit record `policy_change`: the policy, the versions of engine, tzdata and holidays, and the
+        resolved intervals of its windows from the year before `now` to two years after it (None: 2024 to 2033)."""
+        return change_body(self.document, self.digest, now)
+
+    @classmethod
+    def from_change_record(cls, body: Mapping[str, Any]) -> "Policy":
+        """The policy of a `policy_change` record, with the intervals resolved then; BadInput where it does not load."""
+        document = document_of(body)
+        return cls(document, recorded_timelines(body, document))
+
+    def decide(self, facts: Facts) -> Decision:
+        """Decide from facts alone: every rule is evaluated and reported, whatever the others say."""
+        case = Case(facts)
+        resolve_time(case, self.document.time_zone)
+        terms = self._find_tier(case)
+        seen = seen_rules(facts.get("approval"), terms)
+        results: list[RuleResult] = []
+        escalate = monitor = nothing = False
+        for rule in self.rules:
+            verdict, got, expected, note = self._judge(rule, case)
+            effect = _effect(rule, verdict, seen, case)
+            if rule.id not in _LAST:
+                escalate = escalate or effect == "escalate"
+                monitor = monitor or effect == "monitor"
+                nothing = nothing or (rule.nothing_to_do and verdict == FAIL and effect == "monitor")
+            results.append(_result(rule, verdict, effect, got, expected, note))
+        nothing = nothing or case.action == "none"
+        return self._conclude(results, facts, terms, escalate=escalate, monitor=monitor, nothing=nothing)
+
+    def _find_tier(self, case: Case) -> ApprovalTerms | None:
+        for tier, applies, terms in self._tiers:
+            matched = True if applies is None else applies(case)
+            if matched is None:
+                case.tier_known = False
+                return None
+            if matched:
+                case.tier = tier
+                return terms
+        return None
+
+    def _judge(self, rule: Rule, case: Case) -> tuple[Verdict, str | None, str | None, str | None]:
+        applies = True if rule.applies is None else rule.applies(case)
+        if applies is None:
+            return UNKNOWN, None, "the facts that tell whether the rule applies", None
+        if not applies:
+            return NOT_APPLICABLE, None, None, None
+        verdict, got, expected = rule.check(case)
+        if verdict == FAIL and rule.id in self._exceptions:
+            excused = self._excused(rule.id, case)
+            if excused is not None:
+                return NOT_APPLICABLE, got, expected, f"excepted by {excused.id}: {excused.reason}"
+        return verdict, got, expected, None
+
+    def _excused(self, rule_id: str, case: Case) -> Exemption | None:
+        if case.moment is None:
+            return None
+        name = model_name(_get_model(case.facts))
+        for exemption, accepts in self._exceptions[rule_id]:
+            if case.moment < exemption.expires_at and (accepts is None or (name is not None and accepts(name))):
+                return exemption
+        return None
+
+    def _conclude(
+        self,
+        results: list[RuleResult],
+        facts: Facts,
+        terms: ApprovalTerms | None,
+        *,
+        escalate: bool,
+        monitor: bool,
+        nothing: bool,
+    ) -> Decision:
+        stopped = any(result.effect == "escalate" for result in results[-2:])
+        if nothing:
+            outcome = Outcome.MONITOR
+        elif escalate:
+            outcome = Outcome.ESCALATE
+        elif monitor:
+            outcome = Outcome.MONITOR
+        else:
+            outcome = Outcome.ESCALATE if stopped else Outcome.EXECUTE
+        if stopped and outcome is Outcome.MONITOR:  # halted and enforcement leave monitor alone
+            results[-2:] = [result.model_copy(update={"effect": None}) for result in results[-2:]]
+        dry = self.document.enforcement == "dryRun"
+        return Decision(
+            outcome=Outcome.MONITOR if dry else outcome,
+            would_be=outcome if dry else None,
+            rules=tuple(results),
+            decisive=_decisive(self.rules, results, outcome, nothing=nothing),
+            approvals=terms,
+            policy_name=self.document.name,
+            policy_revision=self.document.revision,
+            policy_digest=self.digest,
+            facts_digest=facts_digest(facts),
+        )
+
+
+def load_policy(text: str, where: str) -> Policy:
+    """Read and compile a policy from YAML; `where` names the file in errors. Raises BadInput."""
+    data, lines = load_yaml(text, where=where)
+    return Policy(read_policy(Node(data, (), lines, where)))
+
+
+def _terms(tier: Tier) -> ApprovalTerms | None:
+    if tier.approvals is None:
+        return None
+    return ApprovalTerms(
+        required=tier.approvals.required,
+        from_=tier.approvals.groups,
+        expires_after_seconds=int(tier.approvals.expires_after.total_seconds()),
+    )
+
+
+def _exceptions_by_rule(exceptions: Iterable[Exemption]) -> dict[str, list[tuple[Exemption, Any]]]:
+    by_rule: dict[str, list[tuple[Exemption, Any]]] = {}
+    for exemption in exceptions:
+        accepts = None if exemption.models is None else compile_globs(exemption.models)
+        for rule in exemption.rules:
+            if rule not in _BEYOND_EXCEPTIONS:
+                by_rule.setdefault(rule, []).append((exemption, accepts))
+    return by_rule
+
+
+def _effect(rule: Rule, verdict: Verdict, seen: frozenset[str], case: Case) -> Effect:
+    if verdict in (PASS, NOT_APPLICABLE):
+        return None
+    if rule.id in seen and rule.liftable and (rule.id != "tier" or case.action is not None):
+        return "lifted"
+    return rule.otherwise if verdict == FAIL else "escalate"
+
+
+def _decisive(
+    rules: tuple[Rule, ...], results: list[RuleResult], outcome: Outcome, *, nothing: bool
+) -> tuple[str, ...]:
+    if nothing:
+        pairs = zip(rules, results, strict=True)
+        return tuple(
+            result.id
+            for rule, result in pairs
+            if rule.nothing_to_do and result.effect == "monitor" and result.verdict == FAIL
+        )
+    return tuple(result.id for result in results if result.effect == outcome.value)
+
+
+def _result(
+    rule: Rule, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
+) -> RuleResult:
+    return RuleResult(
+        id=rule.id,
+        verdict=verdict,
+        effect=effect,
+        got=got,
+        expected=expected,
+        message=_message(rule, verdict, effect, got, expected, note),
+    )
+
+
+def _message(
+    rule: Rule, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
+) -> str:
+    if verdict == NOT_APPLICABLE:
+        return note or "the rule does not apply here"
+    said = "is missing" if got is None else f"is `{got}`"
+    lifted = ", lifted by the approval" if effect == "lifted" else ""
+    return f"{rule.subject} {said}, expected {expected}{lifted}"

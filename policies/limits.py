@@ -1,0 +1,221 @@
+"""The rules that `limits` and `windows` make, as compiled closures."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+
+from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
+from driftwarden.policies.facts import FACTS, Kind, getter, number_of
+from driftwarden.policies.rules import (
+    _HUNDRED,
+    EXACT,
+    FAIL,
+    PASS,
+    UNKNOWN,
+    Answer,
+    Case,
+    Check,
+    Rule,
+    _get_now,
+    _number_shown,
+    compile_match,
+    moment_text,
+    shown,
+)
+from driftwarden.policies.windows import WindowClock
+from driftwarden.strict import decimal_text
+
+
+def limit_rules(limits: Limits) -> Iterator[Rule]:
+    """The rules of all limits that are present, in the order of the report."""
+    yield from _cost_rules(limits)
+    yield from _rate_rules(limits)
+    if limits.cooldown is not None:
+        rule = limits.cooldown
+        yield Rule(
+            "cooldown",
+            _cooldown_check(rule),
+            rule.otherwise,
+            "seconds since the last action",
+            compile_match(rule.match),
+            place=rule.place,
+        )
+    yield from _concurrency_rules(limits)
+    if limits.circuit_breaker is not None:
+        breaker = limits.circuit_breaker
+        yield Rule(
+            "circuit-breaker",
+            _breaker_check(breaker),
+            breaker.otherwise,
+            "recent failures",
+            compile_match(breaker.match),
+            place=breaker.place,
+        )
+    yield from _radius_rules(limits)
+
+
+def _cost_rules(limits: Limits) -> Iterator[Rule]:
+    cost = limits.cost_usd
+    if cost is None:
+        return
+    applies = compile_match(cost.match)
+    if cost.per_action is not None:
+        check = _number_check("plan.cost_usd", cost.per_action, f"at most {cost.per_action}", strict=False)
+        yield Rule("cost-per-action", check, "escalate", "plan.cost_usd", applies, place=cost.place)
+    for id, cap, path in (
+        ("cost-per-day", cost.per_day, "state.spent_usd_today"),
+        ("cost-per-model-per-day", cost.per_model_per_day, "state.spent_usd_today_model"),
+    ):
+        if cap is not None:
+            subject = "spent today and this plan's cost"
+            yield Rule(id, _budget_check(path, cap), "escalate", subject, applies, place=cost.place)
+
+
+def _rate_rules(limits: Limits) -> Iterator[Rule]:
+    rate = limits.rate
+    if rate is None:
+        return
+    applies = compile_match(rate.match)
+    for id, limit, path in (
+        ("rate-per-model", rate.per_model, "state.actions_in_window_model"),
+        ("rate-global", rate.everywhere, "state.actions_in_window_global"),
+    ):
+        if limit is not None:
+            expected = f"fewer than {limit.max} in {duration_text(limit.window)}"
+            check = _number_check(path, Decimal(limit.max), expected, strict=True)
+            yield Rule(id, check, rate.otherwise, path, applies, place=rate.place)
+
+
+def _concurrency_rules(limits: Limits) -> Iterator[Rule]:
+    busy = limits.concurrency
+    if busy is None:
+        return
+    applies = compile_match(busy.match)
+    for id, limit, path in (
+        ("concurrency-per-model", busy.per_model, "state.running_model"),
+        ("concurrency-global", busy.everywhere, "state.running_global"),
+    ):
+        if limit is not None:
+            check = _number_check(path, Decimal(limit), f"fewer than {limit} running", strict=True)
+            yield Rule(id, check, busy.otherwise, path, applies, liftable=False, place=busy.place)
+
+
+def _radius_rules(limits: Limits) -> Iterator[Rule]:
+    radius = limits.blast_radius
+    if radius is None:
+        return
+    applies = compile_match(radius.match)
+    models = None if radius.models_at_most is None else Decimal(radius.models_at_most)
+    for id, limit, path in (
+        ("blast-radius-traffic", radius.traffic_percent_at_most, "model.traffic_percent"),
+        ("blast-radius-models", models, "plan.models_affected"),
+    ):
+        if limit is not None:
+            check = _number_check(path, limit, f"at most {limit}", strict=False)
+            yield Rule(id, check, radius.otherwise, path, applies, place=radius.place)
+
+
+def _number_check(path: str, limit: Decimal, expected: str, *, strict: bool) -> Check:
+    get, kind = getter(path), FACTS[path]
+
+    def check(case: Case) -> Answer:
+        raw = get(case.facts)
+        value = number_of(kind, raw)
+        if value is None:
+            return UNKNOWN, shown(raw), expected
+        within = value < limit if strict else value <= limit
+        return PASS if within else FAIL, _number_shown(raw), expected
+
+    return check
+
+
+def _budget_check(path: str, cap: Decimal) -> Check:
+    get_spent, spent_kind = getter(path), FACTS[path]
+    get_cost, cost_kind = getter("plan.cost_usd"), FACTS["plan.cost_usd"]
+    expected = f"at most {cap}"
+
+    def check(case: Case) -> Answer:
+        raw_spent, raw_cost = get_spent(case.facts), get_cost(case.facts)
+        spent, cost = number_of(spent_kind, raw_spent), number_of(cost_kind, raw_cost)
+        if spent is None or cost is None:
+            return UNKNOWN, shown(raw_spent if spent is None else raw_cost), expected
+        total = EXACT.add(spent, cost)
+        return PASS if total <= cap else FAIL, decimal_text(total), expected
+
+    return check
+
+
+def _cooldown_check(rule: Cooldown) -> Check:
+    get_since, since_kind = (
+        getter("state.seconds_since_last_action_model"),
+        FACTS["state.seconds_since_last_action_model"],
+    )
+    get_failed = getter("state.last_action_failed")
+    usual = _seconds(rule.per_model)
+    failed = usual if rule.after_failure is None else _seconds(rule.after_failure)
+    texts = {usual: f"at least {decimal_text(usual)}", failed: f"at least {decimal_text(failed)}"}
+
+    def check(case: Case) -> Answer:
+        raw = get_since(case.facts)
+        if raw is None:  # no action yet: known, and cool
+            return PASS, "null", texts[usual]
+        since = number_of(since_kind, raw)
+        if since is None:
+            return UNKNOWN, shown(raw), texts[usual]
+        needed = usual
+        if rule.after_failure is not None:
+            raw_failed = get_failed(case.facts)
+            if type(raw_failed) is not bool:
+                return UNKNOWN, shown(raw_failed), "whether the last action failed"
+            needed = failed if raw_failed else usual
+        return PASS if since >= needed else FAIL, _number_shown(raw), texts[needed]
+
+    return check
+
+
+def _breaker_check(rule: CircuitBreaker) -> Check:
+    get_runs, get_failures = getter("state.recent_runs"), getter("state.recent_failures")
+    runs_kind: Kind = FACTS["state.recent_runs"]
+    expected = f"fewer than {rule.failure_percent} % failed of at least {rule.min_runs} runs"
+
+    def check(case: Case) -> Answer:
+        raw_runs, raw_failures = get_runs(case.facts), get_failures(case.facts)
+        runs, failures = number_of(runs_kind, raw_runs), number_of(runs_kind, raw_failures)
+        if runs is None or failures is None:
+            return UNKNOWN, shown(raw_runs if runs is None else raw_failures), expected
+        got = f"{_number_shown(raw_failures)} of {_number_shown(raw_runs)}"
+        if failures > runs:  # contradictory
+            return UNKNOWN, got, expected
+        closed = runs < rule.min_runs or EXACT.multiply(_HUNDRED, failures) < EXACT.multiply(rule.failure_percent, runs)
+        return PASS if closed else FAIL, got, expected
+
+    return check
+
+
+def window_rule(window: Window, clock: WindowClock) -> Rule:
+    """A deny window passes outside, an allow window inside."""
+    deny = window.kind == "deny"
+    expected = f"outside {window.id}" if deny else f"inside {window.id}"
+    wanted = not deny
+    covers: Callable[..., bool | None] = clock.covers
+
+    def check(case: Case) -> Answer:
+        inside = None if case.moment is None else covers(case.moment)
+        if inside is None or case.moment is None:
+            return UNKNOWN, shown(_get_now(case.facts)), expected
+        return PASS if inside is wanted else FAIL, moment_text(case.moment), expected
+
+    return Rule(window.rule_id, check, "escalate", "now", compile_match(window.match), place=window.place)
+
+
+def duration_text(duration: timedelta) -> str:
+    """A duration as the policy writes it: the largest unit that divides it."""
+    seconds = int(duration.total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _seconds(duration: timedelta) -> Decimal:
+    return Decimal(int(duration.total_seconds()))
