@@ -23,10 +23,10 @@ from driftwarden.strict import loads_json
 log = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = ("runbook", "incident")
-CANDIDATES_MAX = 200
+CANDIDATES_MAX = 400
 PAGE = 1_000
 ASIDE_KEPT = 2
-_HNSW = {"hnsw": {"space": "cosine", "ef_search": 400, "ef_construction": 400, "max_neighbors": 32}}
+_HNSW = {"hnsw": {"space": "cosine", "ef_search": CANDIDATES_MAX, "ef_construction": 400, "max_neighbors": 32}}
 
 
 class IndexDamaged(Retry):

@@ -14,6 +14,7 @@ import logging
 import os
 import socketserver
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -110,7 +111,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         self.places = threading.BoundedSemaphore(CONNECTIONS_MAX)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.error("knowledge owner: a connection failed", exc_info=True)
+        log.error("knowledge owner: a connection failed: %s", sys.exception())
 
 
 class _Connection(socketserver.StreamRequestHandler):

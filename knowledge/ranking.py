@@ -7,6 +7,7 @@ among the candidates) that the passage holds, each word saturated as in BM25 (Ro
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.ports import JsonObject
@@ -28,7 +29,7 @@ class Candidate(Value):
 
 def rank(query: str, candidates: Sequence[Candidate]) -> list[tuple[float, Candidate]]:
     """The candidates with scores 0..1, best first; equal scores in the order of parent and position."""
-    counts = [Counter(stems(candidate.text)) for candidate in candidates]
+    counts = [_counts(candidate.text) for candidate in candidates]
     weights = _weights(set(stems(query)), counts)
     total = sum(weights.values())
     scored = []
@@ -38,6 +39,11 @@ def rank(query: str, candidates: Sequence[Candidate]) -> list[tuple[float, Candi
         score = VECTOR_WEIGHT * max(0.0, candidate.similarity) + (1 - VECTOR_WEIGHT) * coverage
         scored.append((min(1.0, score), candidate))
     return sorted(scored, key=lambda item: (-item[0], item[1].metadata["parent"], item[1].metadata["position"]))
+
+
+@lru_cache(maxsize=4096)
+def _counts(text: str) -> Counter[str]:
+    return Counter(stems(text))
 
 
 def _weights(query: set[str], counts: list[Counter[str]]) -> dict[str, float]:
