@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 from driftwarden.actions.messages import Nothing, Notify, Unavailable
-from driftwarden.actions.parts import LeaseOf, Parts, no_step
+from driftwarden.actions.parts import Parts, no_step
 from driftwarden.actions.quarantine import QuarantineData
 from driftwarden.actions.reference import RefreshReference
-from driftwarden.actions.registry import MlflowRegistry
+from driftwarden.actions.registry import Lease, MlflowRegistry
 from driftwarden.actions.retrain import Retrain
 from driftwarden.actions.rollback import Rollback
 from driftwarden.contracts.base import ActionName
-from driftwarden.contracts.ports import Action, Comparer, Notifier, StateStore, Trainer
-from driftwarden.settings import ActionSettings
+from driftwarden.contracts.ports import Action, Comparer, Notifier, Sandbox, StateStore, Trainer
+from driftwarden.settings import Settings
 
 
 def build_actions(
@@ -19,14 +19,15 @@ def build_actions(
     registry: MlflowRegistry,
     trainer: Trainer,
     comparer: Comparer,
+    sandbox: Sandbox,
     state: StateStore,
     notifier: Notifier,
-    lease: LeaseOf,
-    settings: ActionSettings | None = None,
+    lease: Lease,
+    settings: Settings,
     on_step: Callable[[str], None] = no_step,
 ) -> dict[ActionName, Action]:
-    """Every action by name; `lease` finds the lease of a request, which is checked right before each change."""
-    parts = Parts(registry, trainer, comparer, state, notifier, lease, settings or ActionSettings(), on_step)
+    """Every action by name; `lease` is the one that the calling worker holds, asked right before each change."""
+    parts = Parts(registry, trainer, comparer, sandbox, state, notifier, lease, settings, on_step)
     actions: tuple[Action, ...] = (
         Retrain(parts),
         Rollback(parts),

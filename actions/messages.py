@@ -37,7 +37,7 @@ class Notify:
         if found := self.lookup(request):
             return found
         candidate = request.candidate
-        self._parts.lease(request).check()
+        self._parts.lease.check()
         self._parts.notifier.notify(
             f"{request.model.name}: {str(candidate.params.get('subject', 'drift'))[:200]}",
             str(candidate.params.get("message") or candidate.rationale)[:4000],

@@ -2,20 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from driftwarden.actions.registry import Lease, MlflowRegistry
-from driftwarden.contracts.effects import ActionRequest
-from driftwarden.contracts.ports import Comparer, Notifier, StateStore, Trainer
-from driftwarden.settings import ActionSettings
-
-
-class LeaseOf(Protocol):
-    """Finds the lease under which a request is carried out."""
-
-    def __call__(self, request: ActionRequest) -> Lease:
-        """The lease of the request's incident; its `check` raises Fenced once another worker has taken over."""
-        ...
+from driftwarden.contracts.ports import Comparer, Notifier, Sandbox, StateStore, Trainer
+from driftwarden.settings import Settings
 
 
 def no_step(name: str) -> None:
@@ -24,13 +14,18 @@ def no_step(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The real parts, injected once; `on_step` is called with the name of each step that an action has completed."""
+    """The real parts, injected once.
+
+    `lease.check` raises Fenced once another worker has taken over, and is asked right before each change; `on_step` is
+    called with the name of each step that an action has completed.
+    """
 
     registry: MlflowRegistry
     trainer: Trainer
     comparer: Comparer
+    sandbox: Sandbox
     state: StateStore
     notifier: Notifier
-    lease: LeaseOf
-    settings: ActionSettings
+    lease: Lease
+    settings: Settings
     on_step: Callable[[str], None] = no_step

@@ -10,6 +10,7 @@ from typing import Any
 
 from driftwarden.actions.parts import Parts
 from driftwarden.actions.registry import CORRELATION_TAG, INCIDENT_TAG, PREVIOUS_TAG
+from driftwarden.actions.windows import origin
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest, EffectResult
 from driftwarden.errors import AskHuman, Refused
@@ -35,7 +36,7 @@ def move_champion(
     A record that has begun decides its own versions. `forward`: `target` remembers the champion it replaces. Raises
     Refused (the champion is another one: nothing done), AskHuman (it moved away in between), Fenced.
     """
-    registry, model, lease = parts.registry, request.model, parts.lease(request)
+    registry, model, lease = parts.registry, request.model, parts.lease
     found = registry.effect(model, key)
     if found is not None and found["state"] == "done":
         return found
@@ -43,7 +44,7 @@ def move_champion(
     if found is None or found["state"] != "begun":
         if champion != expected:
             raise Refused(f"champion of `{model.registered_model}` is version {champion}, expected {expected}")
-        found = {**record, **_origin(request), "state": "begun", "before": expected, "after": target, "changed": True}
+        found = {**record, **origin(request), "state": "begun", "before": expected, "after": target, "changed": True}
         registry.put_effect(model, key, found, lock=lease)
         parts.on_step("begun")
     elif champion not in {found["before"], found["after"]}:
@@ -62,8 +63,8 @@ def move_champion(
 
 def finish(parts: Parts, request: ActionRequest, key: str, record: JsonObject) -> JsonObject:
     """Write the record as `done`."""
-    done = {**record, **_origin(request), "state": "done"}
-    parts.registry.put_effect(request.model, key, done, lock=parts.lease(request))
+    done = {**record, **origin(request), "state": "done"}
+    parts.registry.put_effect(request.model, key, done, lock=parts.lease)
     parts.on_step("done")
     return done
 
@@ -103,7 +104,3 @@ def undo_move(parts: Parts, action: ActionName, request: ActionRequest, result: 
     )
     replayed = found is not None and found["state"] == "done"
     return effect_result(action, request.idempotency_key, record, replayed=replayed)
-
-
-def _origin(request: ActionRequest) -> JsonObject:
-    return {"incident": request.incident, "correlation_id": request.correlation_id, "at": request.now}

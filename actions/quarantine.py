@@ -44,7 +44,7 @@ class QuarantineData:
             return found
         batch, window = batch_name(request), window_of(request)
         record = {**window, **origin(request), "excluded": _excluded(request, window)}
-        self._parts.lease(request).check()
+        self._parts.lease.check()
         changed = self._parts.state.quarantine(request.model.name, batch, record)
         self._parts.on_step("quarantined")
         if not changed:
@@ -60,7 +60,7 @@ class QuarantineData:
         present = self._parts.state.quarantined(request.model.name).get(batch)
         if present is not None and present.get("key") != request.idempotency_key:
             raise Refused(f"`{batch}` was quarantined again by incident {present.get('incident')}")
-        self._parts.lease(request).check()
+        self._parts.lease.check()
         released = self._parts.state.release(request.model.name, batch)
         self._parts.on_step("released")
         return EffectResult(

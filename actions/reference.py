@@ -54,7 +54,7 @@ class RefreshReference:
             "keys": [request.idempotency_key, *keys][:_KEYS_MAX],
             "earlier": earlier,
         }
-        self._parts.lease(request).check()
+        self._parts.lease.check()
         if not self._parts.state.set_reference(request.model.name, record, expected=before):
             if found := self.lookup(request):  # the server had done it, and the client library asked twice
                 return found
@@ -75,7 +75,7 @@ class RefreshReference:
         if present is None or present["key"] != request.idempotency_key:
             raise Refused(f"the reference of `{request.model.name}` is no longer the one that this action set")
         restored = None if earlier is None else {**earlier, "keys": [undo_key, *present["keys"]][:_KEYS_MAX]}
-        self._parts.lease(request).check()
+        self._parts.lease.check()
         if not self._parts.state.set_reference(request.model.name, restored, expected=present):
             raise Retry(f"the reference of `{request.model.name}` was changed in between")
         self._parts.on_step("unset")

@@ -4,7 +4,8 @@ Tags it writes, all read back by `lookup` after a crash:
   registered model  `driftwarden.effect.<key>`         JSON record of one effect (key: the idempotency key)
   version           `driftwarden.previous_champion`    the champion that this version replaced
   version, run      `driftwarden.incident`, `driftwarden.correlation_id`
-Read only: `driftwarden.idempotency_key` on versions (contract §7), `driftwarden.strategy`, `driftwarden.rows`.
+Read only, left on versions by training runs: `driftwarden.idempotency_key` (contract §7), `driftwarden.strategy`,
+`driftwarden.window` (JSON: `rows`, `start`, `end`, `row_start`, `row_end`).
 """
 
 import fcntl
@@ -75,6 +76,11 @@ class MlflowRegistry:
         """Whether this version exists and is ready."""
         found = self._version(model, version)
         return found is not None and str(found.status) == "READY"
+
+    def training_window(self, model: WatchedModel, version: int) -> JsonObject:
+        """What the version was trained on (`start`, `end`, `row_start`, `row_end`, `rows`), {} where that is not known."""
+        found = self._version(model, version)
+        return {} if found is None else _window(found.tags)
 
     def versions(self, model: WatchedModel, limit: int = 10) -> list[JsonObject]:
         """Versions, newest first: `{version, aliases, created_at, strategy, rows, metrics, incident, run_id}`."""
@@ -241,6 +247,14 @@ def _effect_tag(key: str) -> str:
     return EFFECT_TAG + key
 
 
+def _window(tags: Mapping[str, str]) -> JsonObject:
+    try:
+        window = json.loads(tags.get("driftwarden.window", "{}"))
+    except ValueError:
+        return {}
+    return window if isinstance(window, dict) else {}
+
+
 def _described(found: Any, client: Any, aliases: Mapping[int, list[str]]) -> JsonObject:
     from mlflow.exceptions import MlflowException
 
@@ -253,13 +267,13 @@ def _described(found: Any, client: Any, aliases: Mapping[int, list[str]]) -> Jso
         if data is not None:
             tags = {**data.params, **data.tags, **tags}
             metrics = {name: value for name, value in data.metrics.items() if math.isfinite(value)}
-    rows = tags.get("driftwarden.rows", "")
+    rows = _window(tags).get("rows")
     return {
         "version": int(found.version),
         "aliases": sorted(aliases.get(int(found.version), [])),
         "created_at": rfc3339(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)),
         "strategy": tags.get("driftwarden.strategy"),
-        "rows": int(rows) if rows.isdigit() else None,
+        "rows": rows if isinstance(rows, int) else None,
         "metrics": metrics,
         "incident": tags.get(INCIDENT_TAG),
         "run_id": found.run_id or None,
