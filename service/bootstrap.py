@@ -16,7 +16,6 @@ from driftwarden.settings import Settings, load_settings
 from driftwarden.telemetry import configure_logging, register_secret
 
 if TYPE_CHECKING:
-    from driftwarden.service.workflow.store import WorkflowStore
     from redis import Redis
 
     from driftwarden.audit import AuditWriter
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from driftwarden.policies import Policy
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.parts import DecisionClock, Parts
+    from driftwarden.service.workflow.store import WorkflowStore
     from driftwarden.stream.intake import Intake
     from driftwarden.tracing import Tracing
 
@@ -116,9 +116,8 @@ class Views:
 @contextmanager
 def open_views(settings: Settings | None = None, clock: Clock | None = None) -> Iterator[Views]:
     """The store and the queue, without the service's heavy parts."""
-    from driftwarden.service.workflow.store import WorkflowStore
-
     from driftwarden.service.workflow.approvals import Approvals
+    from driftwarden.service.workflow.store import WorkflowStore
 
     settings = settings or read_settings()
     with open_redis(settings) as client:
@@ -185,6 +184,7 @@ class Service:
     intake: Callable[[str], "Intake"]
     sandbox: Any
     policy: "PolicyHolder"
+    audit_healthy: Callable[[], bool]
 
     def process_name(self) -> str:
         """Name of this process among the workers."""
@@ -222,8 +222,6 @@ def open_service(
     sandbox_slots: int = 2,
 ) -> Iterator[Service]:
     """The whole stack with its real parts, for as long as the block lasts."""
-    from driftwarden.service.workflow.store import WorkflowStore
-
     from driftwarden.actions.catalogue import build_actions
     from driftwarden.actions.notify import FileNotifier
     from driftwarden.actions.registry import MlflowRegistry
@@ -237,6 +235,8 @@ def open_service(
     from driftwarden.service.workflow.ledger import Ledger
     from driftwarden.service.workflow.metrics import MetricHistory
     from driftwarden.service.workflow.parts import HeldLease, Parts, RealTime
+    from driftwarden.service.workflow.process import bury
+    from driftwarden.service.workflow.store import WorkflowStore
     from driftwarden.stream.intake import Intake
 
     clock = clock or SystemClock()
@@ -261,12 +261,12 @@ def open_service(
         notifier = FileNotifier(settings.home / "notifications.jsonl", clock)
         actions = build_actions(
             registry=registry,
-            trainer=KedroTrainer(settings),
+            trainer=KedroTrainer(settings.home / "training", environ=os.environ),
             comparer=comparer,
             state=state,
             notifier=notifier,
-            settings=settings,
-            lease=HeldLease(),
+            settings=settings.actions,
+            lease=lambda request: HeldLease(),
         )
         holder = PolicyHolder(policy)
         parts = Parts(
@@ -292,12 +292,18 @@ def open_service(
         yield Service(
             settings=settings,
             parts=parts,
-            store=WorkflowStore(client, prefix=prefix),
+            store=WorkflowStore(
+                client,
+                prefix=prefix,
+                identity_ttl_s=settings.service.identity_ttl.total_seconds(),
+                crashes_max=settings.service.crashes_max,
+            ),
             client=client,
             tracing=tracing,
-            intake=lambda consumer: Intake(client, consumer, prefix=prefix),
+            intake=lambda consumer: Intake(client, consumer, prefix=prefix, before_burial=bury(parts)),
             sandbox=sandbox,
             policy=holder,
+            audit_healthy=lambda: audit.healthy,
         )
 
 
@@ -307,10 +313,15 @@ def _advisor(settings: Settings, tracing: "Tracing") -> Any:
     key = settings.google_api_key
     return AdkAdvisor(
         settings.model,
-        timeout_s=settings.agents.timeout_s,
-        llm_calls_max=settings.agents.llm_calls_max,
-        fallback_offline=settings.agents.fallback_offline,
-        ollama_url=settings.agents.ollama_url,
+        settings=settings.agents,
         google_api_key=key.get_secret_value() if key else None,
         tracing=tracing,
     )
+
+
+def trace_url(settings: Settings, correlation_id: str) -> str | None:
+    """Where a person reads the trace of one event, without starting the tracing."""
+    if settings.langfuse_public_key and settings.langfuse_secret_key:
+        return f"{settings.langfuse.base_url.rstrip('/')}/trace/{correlation_id}"
+    file = settings.home / "traces" / f"{correlation_id}.jsonl"
+    return file.absolute().as_uri() if file.exists() else None

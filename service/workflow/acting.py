@@ -31,6 +31,8 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         return _decide_and_intend(parts, incident, raws)
     request = ActionRequest.model_validate(incident.intent.request)
     action = parts.actions[request.candidate.action]
+    if "undo" in request.candidate.params:
+        return _undo_by_hand(parts, incident)
     result = action.lookup(request)
     if result is None and resumed:
         incident.intent = None
@@ -47,6 +49,18 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
     return _done(parts, incident, request, result)
+
+
+def _undo_by_hand(parts: Parts, incident: Incident) -> State:
+    """What a person asked to undo and others approved; `undo` itself refuses where the state has moved on."""
+    assert incident.undo_of is not None
+    request = ActionRequest.model_validate(incident.undo_of["request"])
+    before = EffectResult.model_validate(incident.undo_of["result"])
+    try:
+        undone = parts.actions[before.action].undo(request, before)
+    except (Refused, GiveUp) as error:
+        return fail(parts, incident, f"undo: {error.diagnostics()}")
+    return _done(parts, incident, request, undone)
 
 
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:

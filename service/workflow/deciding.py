@@ -208,7 +208,7 @@ def _record_approval(
     )
 
 
-def answer(parts: Parts, incident: Incident, *, joined: bool) -> State:
+def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """awaiting_approval -> approved | rejected | expired, or triaged again where more drift has come meanwhile."""
     assert incident.approval is not None
     request = parts.approvals.get(incident.approval)
@@ -229,7 +229,8 @@ def answer(parts: Parts, incident: Incident, *, joined: bool) -> State:
         _record_approval(parts, incident, request, "expired", timer, cause="decision")
         incident.note(parts.clock, "approval", "nobody answered in time: not done", timer)
         return State.EXPIRED
-    return State.TRIAGED if joined else State.AWAITING_APPROVAL
+    # More drift came while it waited: what is asked for may no longer be what helps.
+    return State.TRIAGED if len(raws) > len(incident.events) else State.AWAITING_APPROVAL
 
 
 def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:

@@ -63,6 +63,7 @@ class Incident(BaseModel):
     result: EffectResult | None = None
     effect_rows: dict[str, Any] = Field(default_factory=dict)
     verification: Verification | None = None
+    undo_of: dict[str, Any] | None = None
     helped: bool | None = None
     agents_model: str | None = None
     tries: int = 0

@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.data import RowSelection
 from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.watch import WatchedModel
@@ -30,10 +31,10 @@ def build_request(parts: Parts, incident: Incident, model: WatchedModel, candida
         rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name))
         try:
             training = rows.known(now, window.get("uri"))
-            bounds = parts.settings.rehearsal
-            evaluation = training.narrowed(last_rows=bounds.holdout_rows_max)
         except BadInput:
-            training = evaluation = None  # the action's own precheck says what is missing
+            training = None  # the action's own precheck says what is missing
+        if training is not None:
+            training, evaluation = _split(training, incident)
     return ActionRequest(
         incident=incident.id,
         correlation_id=incident.correlation_id,
@@ -48,3 +49,13 @@ def build_request(parts: Parts, incident: Incident, model: WatchedModel, candida
         training_rows=training,
         evaluation_rows=evaluation,
     )
+
+
+def _split(known: RowSelection, incident: Incident) -> tuple[RowSelection, RowSelection]:
+    """Rows to train on and rows to compare on: those the rehearsal held out, by position, as of the rehearsal.
+
+    Before the rehearsal only that there are both is asked; any position serves for that.
+    """
+    holdout = incident.rehearsal_notes.get("holdout") or {"row_start": 1, "row_end": None}
+    as_of = known.narrowed(row_end=holdout["row_end"])
+    return as_of, as_of.narrowed(row_start=holdout["row_start"])

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from driftwarden.service.workflow.store import Claim, WorkflowStore
-
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import parse_event
 from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnwritable, Refused, Retry
-from driftwarden.service.workflow import acting, deciding, understand
+from driftwarden.service.workflow import acting, byhand, deciding, understand
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
+from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
 from driftwarden.telemetry import correlation
 
@@ -66,6 +65,13 @@ class Worker:
     def _walk(self, claim: Claim) -> None:
         incident = self._incident(claim)
         with correlation(incident.correlation_id, incident.id):
+            asked = [signal for signal in claim.signals if signal.why in byhand.ALLOWED]
+            for signal in asked:
+                incident.state = byhand.take_request(self._parts, incident, signal.why, dict(signal.payload or {}))
+            if incident.state in TERMINAL:
+                # Nothing is left to walk: a word that came too late, or a close that a person asked for.
+                self._finish(claim, incident, closing=bool(asked))
+                return
             resumed = True
             while True:
                 before = incident.state
@@ -137,12 +143,7 @@ class Worker:
     def _commit(self, claim: Claim, incident: Incident, before: State) -> tuple[Claim, bool]:
         state = incident.state
         if state in TERMINAL:
-            acting.close(self._parts, incident)
-            claim = self._store.commit(
-                claim, state=state.value, doc=incident.to_store(), disposition="finish", accepting=False
-            )
-            log.info("incident %s: %s", state, incident.problem or incident.outcome, extra={"model": incident.model})
-            return claim, False
+            return self._finish(claim, incident, closing=True), False
         waits = state in WAITING and (state == before or state is State.AWAITING_APPROVAL)
         claim = self._store.commit(
             claim,
@@ -151,8 +152,24 @@ class Worker:
             disposition="release" if waits else "go",
             due_s=self._due_s(incident) if waits else None,
             accepting=state in JOINABLE,
+            handled=claim.signals,
         )
         return claim, not waits
+
+    def _finish(self, claim: Claim, incident: Incident, *, closing: bool) -> Claim:
+        if closing:
+            acting.close(self._parts, incident)
+        claim = self._store.commit(
+            claim,
+            state=incident.state.value,
+            doc=incident.to_store(),
+            disposition="finish",
+            accepting=False,
+            handled=claim.signals,
+        )
+        state = incident.state.value
+        log.info("incident %s: %s", state, incident.problem or incident.outcome, extra={"model": incident.model})
+        return claim
 
     def _due_s(self, incident: Incident) -> float:
         if incident.state is State.AWAITING_APPROVAL and incident.approval:
@@ -171,39 +188,40 @@ class Worker:
             heart.stop()
 
 
+Step = Callable[[Parts, Incident, list[str]], State]
+
+
+def _triaged(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    if len(raws) > len(incident.events):
+        understand.take_in(parts, incident, raws)
+    if incident.problem:
+        return deciding.decide_problem(parts, incident, raws)
+    return understand.investigate(parts, incident)
+
+
+STEPS: dict[State, Step] = {
+    State.RECEIVED: understand.take_in,
+    State.TRIAGED: _triaged,
+    State.INVESTIGATED: lambda parts, incident, raws: understand.write_plan(parts, incident),
+    State.PLANNED: lambda parts, incident, raws: understand.rehearse(parts, incident),
+    State.REHEARSED: deciding.decide_first,
+    State.DECIDED: deciding.follow,
+    State.AWAITING_APPROVAL: deciding.answer,
+    State.APPROVED: deciding.decide_approved,
+    State.VERIFYING: lambda parts, incident, raws: acting.verify(parts, incident),
+    State.MONITORING: lambda parts, incident, raws: State.CLOSED,
+}
+
+
 def advance(parts: Parts, incident: Incident, claim: Claim, *, resumed: bool) -> State:
     """One step of the walk: the state that follows, after everything that had to be written was written."""
-    raws, state = claim.events, incident.state
-    joined = len(raws) > len(incident.events)
-    match state:
-        case State.RECEIVED:
-            return understand.take_in(parts, incident, raws)
-        case State.TRIAGED:
-            if joined:
-                understand.take_in(parts, incident, raws)
-            if incident.problem:
-                return deciding.decide_problem(parts, incident, raws)
-            return understand.investigate(parts, incident)
-        case State.INVESTIGATED:
-            return understand.write_plan(parts, incident)
-        case State.PLANNED:
-            return understand.rehearse(parts, incident)
-        case State.REHEARSED:
-            return deciding.decide_first(parts, incident, raws)
-        case State.DECIDED:
-            return deciding.follow(parts, incident, raws)
-        case State.AWAITING_APPROVAL:
-            return deciding.answer(parts, incident, joined=joined)
-        case State.APPROVED:
-            return deciding.decide_approved(parts, incident, raws)
-        case State.EXECUTING:
-            return acting.execute(parts, incident, raws, resumed=resumed)
-        case State.VERIFYING:
-            return acting.verify(parts, incident)
-        case State.MONITORING:
-            return State.CLOSED
-        case _:
-            raise GiveUp(f"incident {incident.id} has ended as `{state}`")
+    raws = list(claim.events)
+    if incident.state is State.EXECUTING:
+        return acting.execute(parts, incident, raws, resumed=resumed)
+    step = STEPS.get(incident.state)
+    if step is None:
+        raise GiveUp(f"incident {incident.id} has ended as `{incident.state}`")
+    return step(parts, incident, raws)
 
 
 class Heart:

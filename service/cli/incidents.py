@@ -1,0 +1,162 @@
+"""`driftwarden incidents`: what happened to each event, step by step."""
+
+import click
+
+from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
+
+
+@click.group()
+def incidents() -> None:
+    """What happened to each event, step by step.
+
+    \b
+    Example:
+      driftwarden incidents list --model factory-failure
+      driftwarden incidents watch
+    """
+
+
+@incidents.command("list")
+@click.option("--model", help="Only this model's.")
+@click.option("--state", help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@json_option
+def list_(model: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """Incidents, newest first.
+
+    \b
+    Example:
+      driftwarden incidents list --state awaiting_approval --json
+    """
+    from driftwarden.service.bootstrap import open_views
+    from driftwarden.service.cli.render import incident_of, incident_table
+    from driftwarden.service.workflow.incident import list_view
+    from driftwarden.service.workflow.transitions import State
+
+    if state is not None and state not in set(State):
+        raise click.BadParameter(f"got `{state}`, expected one of {', '.join(State)}", param_hint="--state")
+    with open_views() as views:
+        found = [incident_of(record) for record in views.store.list(state=state, model=model, limit=limit)]
+    if as_json:
+        print_json_lines(list_view(incident) for incident in found)
+    elif found:
+        console().print(incident_table(found))
+    else:
+        note("no incident yet")
+
+
+@incidents.command()
+@click.argument("id")
+@json_option
+def show(id: str, as_json: bool) -> None:
+    """One incident: finding, plan, rehearsal, decision, effect, verification, and its timeline.
+
+    \b
+    Example:
+      driftwarden incidents show inc-4f1c
+    """
+    from driftwarden.service.bootstrap import open_views, trace_url
+    from driftwarden.service.cli.render import incident_of, render_incident
+    from driftwarden.service.workflow.incident import show_view
+
+    with open_views() as views:
+        incident = incident_of(views.store.get(views.store.find(id)))
+        url = trace_url(views.settings, incident.correlation_id)
+    if as_json:
+        print_json(show_view(incident, url))
+    else:
+        render_incident(console(), incident, trace_url=url)
+
+
+@incidents.command()
+@click.option("--count", type=click.IntRange(1), help="Stop after so many changes.")
+@json_option
+def watch(count: int | None, as_json: bool) -> None:
+    """Follow every change of state as it is committed, until interrupted.
+
+    \b
+    Example:
+      driftwarden incidents watch
+    """
+    from driftwarden.service.bootstrap import open_views
+    from driftwarden.service.cli.render import incident_of
+
+    seen = 0
+    with open_views() as views:
+        if not as_json:
+            note("watching; Ctrl-C stops")
+        out = console()
+        for change in views.store.watch():
+            if change is None:
+                continue
+            if as_json:
+                print_json_lines([{"ts": change.at, "incident": change.incident, "model": change.model,
+                                   "from": change.before, "state": change.state, "version": change.version}])  # fmt: skip
+            else:
+                incident = incident_of(views.store.get(change.incident))
+                last = incident.timeline[-1]["summary"] if incident.timeline else ""
+                who = f"{change.at[11:19]}  {change.incident}  {safe_text(change.model, 30):<20}"
+                out.print(f"{who}  {change.state:<18} {safe_text(last, 120)}", markup=False)
+            seen += 1
+            if count is not None and seen >= count:
+                return
+
+
+def _by_hand(id: str, what: str, reason: str, as_json: bool) -> None:
+    import getpass
+
+    from driftwarden.service.bootstrap import open_views
+    from driftwarden.service.workflow.byhand import check_request
+    from driftwarden.service.workflow.halts import check_reason
+
+    why = check_reason(reason)
+    with open_views() as views:
+        incident = views.store.find(id)
+        check_request(views.store.get(incident).state, what)
+        views.store.wake(incident, what, {"by": getpass.getuser(), "reason": why})
+    if as_json:
+        print_json({"incident": incident, "asked": what, "reason": why})
+    else:
+        note(f"asked: {what} {incident}; a worker takes it up (driftwarden incidents show {incident})")
+
+
+@incidents.command()
+@click.argument("id")
+@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@json_option
+def retry(id: str, reason: str, as_json: bool) -> None:
+    """Take a failed, rejected, expired or waiting incident up again from the start, under the same policy.
+
+    \b
+    Example:
+      driftwarden incidents retry inc-4f1c --reason "the file is back"
+    """
+    _by_hand(id, "retry", reason, as_json)
+
+
+@incidents.command()
+@click.argument("id")
+@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@json_option
+def close(id: str, reason: str, as_json: bool) -> None:
+    """Close an incident that waits: nothing more is done about it.
+
+    \b
+    Example:
+      driftwarden incidents close inc-4f1c --reason "known maintenance"
+    """
+    _by_hand(id, "close", reason, as_json)
+
+
+@incidents.command()
+@click.argument("id")
+@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@json_option
+def undo(id: str, reason: str, as_json: bool) -> None:
+    """Ask to undo what an incident did; the policy decides, and people approve, as for any other action.
+
+    \b
+    Example:
+      driftwarden incidents undo inc-4f1c --reason "the new model upsets the line"
+    """
+    _by_hand(id, "undo", reason, as_json)

@@ -1,0 +1,171 @@
+"""The threads of one service process: intake, timers, workers; started together, stopped together, nothing left behind."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
+from driftwarden.contracts.ports import Actor
+from driftwarden.errors import BadInput, Error, LogUnwritable
+from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.rows import ModelRows
+from driftwarden.service.workflow.runner import Worker
+from driftwarden.service.workflow.store import WorkflowStore
+from driftwarden.stream.intake import Intake, Rejection
+from driftwarden.telemetry import correlation
+
+log = logging.getLogger(__name__)
+
+INTAKE_BATCH = 50
+TIMER_EVERY_S = 0.5
+TIMERS = Actor(kind="timer", id="driftwarden")
+
+
+class ServiceProcess:
+    """Runs the intake, the timers and the workers of one process."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        store: WorkflowStore,
+        intake: Intake,
+        *,
+        name: str,
+        workers: int,
+    ) -> None:
+        """`name` is unique among live processes; nothing starts yet."""
+        self._parts, self._store, self._intake, self._name, self._workers = parts, store, intake, name, workers
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def stopping(self) -> bool:
+        """True from the moment the process was asked to stop, or the audit log died."""
+        return self._stop.is_set()
+
+    def start(self) -> None:
+        """Start every thread."""
+        self._thread("intake", self._take_in)
+        self._thread("timers", self._tick)
+        for number in range(self._workers):
+            worker = Worker(self._parts, self._store, f"{self._name}-w{number}")
+            self._thread(f"worker {number}", lambda worker=worker: worker.run(self._stop))
+
+    def stop(self) -> None:
+        """Stop reading, let every worker finish or hand back what it holds, and wait for them."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the process is asked to stop; True where it was."""
+        return self._stop.wait(timeout_s)
+
+    def request_stop(self) -> None:
+        """Ask for a stop; safe in a signal handler."""
+        self._stop.set()
+
+    def _thread(self, name: str, work: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(name, work), name=f"driftwarden {name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guarded(self, name: str, work: Callable[[], Any]) -> None:
+        while not self._stop.is_set():
+            try:
+                work()
+            except LogUnwritable as error:
+                log.critical("%s: the audit log cannot be written: %s", name, error.diagnostics())
+                self._stop.set()
+            except Error as error:
+                log.warning("%s: %s", name, error.diagnostics())
+                self._stop.wait(1.0)
+            except Exception:
+                log.exception("%s", name)
+                self._stop.wait(1.0)
+
+    def _take_in(self) -> None:
+        while not self._stop.is_set():
+            for delivery in self._intake.read(INTAKE_BATCH, block_ms=1000):
+                self.admit(delivery.entry_id, delivery.event)
+
+    def admit(self, entry_id: str, event: DriftEvent) -> None:
+        """Hand one event to the workflow: a drift opens or joins an incident, a performance report is measured."""
+        with correlation(event.correlation_id):
+            if event.type == PERFORMANCE_TYPE:
+                # Measured first: what the report wakes must find the figure.
+                take_performance(self._parts, event)
+                self._store.record_performance(entry_id, event)
+                return
+            admission = self._store.admit(entry_id, event, now=rfc3339(self._parts.clock.now()))
+            log.info(
+                "event %s",
+                admission.kind,
+                extra={"incident": admission.incident, "model": event.model, "kind": event.kind},
+            )
+
+    def _tick(self) -> None:
+        while not self._stop.wait(TIMER_EVERY_S):
+            self._store.pump_timers()
+
+
+def bury(parts: Parts) -> Callable[[Rejection], None]:
+    """A dead letter stands in the audit log before it is written."""
+
+    def record(rejection: Rejection) -> None:
+        parts.audit.append(
+            "dead_letter",
+            {
+                "entry": rejection.entry_id,
+                "reason": rejection.reason,
+                "field": rejection.field,
+                "got": rejection.got,
+                "expected": rejection.expected,
+                "source": rejection.source,
+                "event_id": rejection.event_id,
+            },
+            actor=SERVICE,
+        )
+
+    return record
+
+
+def take_performance(parts: Parts, event: DriftEvent) -> None:
+    """Labels are known: measure the window ourselves where it can be read, and keep the figure."""
+    try:
+        model = parts.settings.watched(event.model)
+    except BadInput as error:
+        log.warning("performance report: %s", error.diagnostics())
+        return
+    window, reported = getattr(event.data, "window", None), getattr(event.data, "performance", None)
+    end = rfc3339(window.end if window is not None and window.end else event.time)
+    entry: dict[str, Any] = {
+        "start": rfc3339(window.start) if window is not None and window.start else None,
+        "end": end,
+        "rows": window.rows if window is not None else None,
+        "metric": reported.metric if reported else model.metric,
+        "value": reported.current if reported else None,
+        "reference": reported.reference if reported else None,
+        "basis": "reported",
+    }
+    if window is not None and window.uri:
+        try:
+            rows = ModelRows(parts.settings, model, {}).window(window.uri, end)
+            scored = parts.sandbox.call(
+                "driftwarden.pipelines.tasks:score",
+                {
+                    "model": model.model_dump(mode="json"),
+                    "tracking_uri": parts.settings.tracking_uri,
+                    "version": parts.registry.champion(model),
+                    "windows": [rows.model_dump(mode="json")],
+                },
+                timeout_s=parts.settings.rehearsal.timeout_s,
+            )
+            first = scored["windows"][0]
+            entry |= {"value": first["value"], "rows": first["rows"], "metric": model.metric, "basis": "measured"}
+        except (BadInput, Error) as error:
+            log.info("performance report is taken as reported: %s", error.diagnostics())
+    known = {parse_rfc3339(one["end"]): one for one in parts.metrics.last(model.name, 50)}
+    parts.metrics.record(model.name, known.get(parse_rfc3339(end), {}) | entry)
