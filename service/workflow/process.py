@@ -163,7 +163,7 @@ def take_performance(parts: Parts, event: DriftEvent) -> None:
                 },
                 timeout_s=parts.settings.rehearsal.timeout_s,
             )
-            first = scored["windows"][0]
+            first = scored["scores"][0]
             entry |= {"value": first["value"], "rows": first["rows"], "metric": model.metric, "basis": "measured"}
         except (BadInput, Error) as error:
             log.info("performance report is taken as reported: %s", error.diagnostics())

@@ -202,7 +202,7 @@ def _rehearsals(parts: Parts, incident: Incident, model: WatchedModel, to_try: l
     try:
         rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name)).known(now, window.get("uri"))
         answer = parts.sandbox.call(
-            "driftwarden.pipelines.tasks:rehearse",
+            "driftwarden.service.tasks:rehearse",
             {
                 "model": model.model_dump(mode="json"),
                 "tracking_uri": parts.settings.tracking_uri,
@@ -222,6 +222,7 @@ def _rehearsals(parts: Parts, incident: Incident, model: WatchedModel, to_try: l
         )
     except (BadInput, GiveUp) as error:
         return [Rehearsal(candidate=one.id, status="failed", detail=error.diagnostics()) for one in to_try]
+    incident.rehearsal_notes = incident.rehearsal_notes | {"holdout": answer["holdout"]}
     return [Rehearsal.model_validate(one) for one in answer["rehearsals"]]
 
 
