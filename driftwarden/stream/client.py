@@ -138,13 +138,25 @@ def redis_errors(where: str = "redis") -> Iterator[None]:
             raise BadInput(
                 "redis refuses the user or the password", expected="valid credentials", where=shown
             ) from None
+        if str(error).startswith("CROSSSLOT"):
+            raise _needs_hash_tag(shown) from None
         if _passes(error):
             raise Retry(f"redis cannot answer now: {_line(error)} ({shown})") from None
         raise BadInput(
             "redis refuses the request", got=_line(error), expected="Redis 6.2 or later", where=shown
         ) from None
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+        if "same slot" in str(error):
+            raise _needs_hash_tag(shown) from None
         raise Retry(f"redis is away: {_line(error) or type(error).__name__} ({shown})") from None
+
+
+def _needs_hash_tag(where: str) -> BadInput:
+    return BadInput(
+        "a redis cluster needs all keys in one slot",
+        expected="a `redis.prefix` with a hash tag, like `{driftwarden}:`",
+        where=where,
+    )
 
 
 def _passes(error: BaseException) -> bool:

@@ -103,6 +103,9 @@ class Intake:
                 deliveries.append(Delivery(entry.id, _event(entry)))
             except EventRejected as error:
                 self._bury(_rejection(entry, error))
+            except Exception as error:  # noqa: BLE001 - one entry that nobody foresaw must not stop the stream
+                unforeseen = EventRejected("event", got=type(error).__name__, expected="an event that can be read")
+                self._bury(_rejection(entry, unforeseen))
         return deliveries
 
     def _bury(self, rejection: Rejection) -> None:
@@ -129,10 +132,10 @@ def _rejection(entry: Entry, error: EventRejected) -> Rejection:
     source, event_id = _identity(entry)
     return Rejection(
         entry_id=entry.id,
-        reason=error.diagnostics(),
-        field=error.field,
-        got=shorten(error.got, 200),
-        expected=error.expected or "",
+        reason=_clean(error.diagnostics()),
+        field=_clean(error.field),
+        got=_clean(shorten(error.got, 200)),
+        expected=_clean(error.expected or ""),
         source=source,
         event_id=event_id,
     )
@@ -149,5 +152,9 @@ def _identity(entry: Entry) -> tuple[str, str]:
     pair = [document.get("source"), document.get("id")]
     if not all(isinstance(part, str) and 0 < len(part) <= 2048 for part in pair):
         return "", ""
-    source, event_id = (str(part).encode("utf-8", "replace").decode() for part in pair)
-    return source, event_id
+    return _clean(str(pair[0])), _clean(str(pair[1]))
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates, which JSON can spell and UTF-8 cannot, as question marks."""
+    return text.encode("utf-8", "replace").decode()

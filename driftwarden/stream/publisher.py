@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.event import DRIFT_TYPE, parse_event
+from driftwarden.errors import EventRejected
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -54,13 +55,13 @@ class Publisher:
         Raises EventRejected (it would not be read: nothing is published), Retry (the server is away), BadInput (wrong
         address). A repeat after a lost reply publishes it twice; the pair of source and id makes that harmless.
         """
-        text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-        parse_event(text)
+        content = _encoded(event)
+        parse_event(content)
         from driftwarden.stream.client import patiently
 
         client = self._connected()
         stream = f"{self._prefix or PREFIX}events"
-        entry_id = patiently(lambda: client.xadd(stream, {"event": text.encode()}), where=self._url or stream)
+        entry_id = patiently(lambda: client.xadd(stream, {"event": content}), where=self._url or stream)
         assert isinstance(entry_id, bytes)
         return entry_id.decode()
 
@@ -104,3 +105,13 @@ class Publisher:
             folder = settings.home
         self._embedded = EmbeddedRedis.acquire(folder)
         return self._embedded.url
+
+
+def _encoded(event: Mapping[str, Any] | str) -> bytes:
+    try:
+        text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise EventRejected("event", got=f"character {error.start}, a lone surrogate", expected="text") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EventRejected("event", got=error, expected="values that JSON knows") from None

@@ -3,7 +3,7 @@
 -- ARGV: group, entry id, reason, field, got, expected, event source, event id
 -- The entry is copied here and not sent back by the client: repeated fields, bytes and size arrive as they came.
 local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)[1]
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)[1] -- nil where the group is gone
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return '' end
 local flat, lengths = entry and entry[2] or {}, {}
 for i, part in ipairs(flat) do lengths[i] = #part end

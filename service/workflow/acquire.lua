@@ -2,6 +2,7 @@
 -- KEYS: 1 activations 2 wf 3 model 4 queue 5 dead letters 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 timers
 -- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token
 -- fence = max(last + 1, time in us): monotonic even where Redis restarts with writes lost
+-- XCLAIM here and elsewhere under pcall: where the group was destroyed, a new one hands every entry out again anyway
 local function drop() redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]); redis.call('XDEL', KEYS[1], ARGV[3]) end
 local function hand_over() -- never leave the slot open while somebody is queued
   local nx = redis.call('ZPOPMIN', KEYS[4])[1] or ''
@@ -53,5 +54,5 @@ redis.call('ZREM', KEYS[4], ARGV[4])
 local fence = string.format('%.0f', math.max(tonumber(h[8] or 0) + 1, t[1] * 1000000 + t[2]))
 redis.call('HSET', KEYS[2], 'owner', ARGV[2], 'lease', now + tonumber(ARGV[6]), 'entry', ARGV[3], 'run', 1, 'fence', fence, 'atok', ARGV[8],
   'wake', 0) -- all that came until now is in this reply
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
+redis.pcall('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
 return granted(fence)

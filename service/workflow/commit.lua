@@ -50,7 +50,7 @@ redis.call('ZREM', KEYS[5], ID .. '|' .. MODEL)
 
 if ARGV[10] == 'go' then
   redis.call('HSET', KEYS[2], 'lease', now + tonumber(ARGV[12]))
-  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
+  redis.pcall('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
   return done(version)
 end
 

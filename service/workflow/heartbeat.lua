@@ -5,5 +5,5 @@ local h = redis.call('HMGET', KEYS[2], 'fence', 'entry', 'run')
 if h[1] ~= ARGV[4] or h[2] ~= ARGV[3] or h[3] ~= '1' then return 'FENCED' end
 local t = redis.call('TIME')
 redis.call('HSET', KEYS[2], 'lease', t[1] * 1000 + math.floor(t[2] / 1000) + tonumber(ARGV[5]))
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
+redis.pcall('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
 return 'OK'

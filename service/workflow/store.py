@@ -51,7 +51,7 @@ from driftwarden.service.workflow.store_types import (
     signals_of,
     texts,
 )
-from driftwarden.stream.client import RETRY_FOR_S, patiently
+from driftwarden.stream.client import BLOCK_MS_MAX, RETRY_FOR_S, patiently
 from driftwarden.stream.group import Entry, Group
 from driftwarden.stream.scripts import Arg, Scripts
 
@@ -300,11 +300,12 @@ class WorkflowStore:
 
     def watch(self, after: str | None = None, *, block_ms: int = 1000) -> Iterator[Transition | None]:
         """Transitions after an id (None: from now on) as they are committed; None each time it waited in vain."""
+        wait_ms = max(1, min(block_ms, BLOCK_MS_MAX))
         if after is None:
             newest = self._ask(self._client.xrevrange, self.keys.transitions, count=1)
             after = newest[0][0].decode() if newest else "0"
         while True:
-            reply = self._ask(self._client.xread, {self.keys.transitions: after}, count=100, block=block_ms)
+            reply = self._ask(self._client.xread, {self.keys.transitions: after}, count=100, block=wait_ms)
             if not reply:
                 yield None
                 continue
