@@ -1,7 +1,8 @@
 """`driftwarden knowledge`: read the runbooks and past incidents, add runbooks of one's own."""
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -10,9 +11,12 @@ from driftwarden.errors import BadInput
 from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from driftwarden.contracts.ports import KnowledgeHit
+    from driftwarden.knowledge import KnowledgeBase
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
 
 _FILE_BYTES_MAX = 256 * 1024
 
@@ -24,10 +28,19 @@ _cause_option = click.option(
 )
 
 
-def _limit_option(default: int) -> Any:
+def _limit_option(default: int) -> "Callable[[Command], Command]":
     return click.option(
         "--limit", type=click.IntRange(1, 1000), default=default, show_default=True, help="At most so many."
     )
+
+
+@contextmanager
+def _opened() -> "Iterator[KnowledgeBase]":
+    from driftwarden.service.bootstrap import open_knowledge
+
+    with open_knowledge() as opened:
+        base: Any = opened
+        yield base
 
 
 @click.group()
@@ -52,9 +65,7 @@ def list_(kind: Any, root_cause: str | None, limit: int, as_json: bool) -> None:
     Example:
       driftwarden knowledge list --root-cause unit_change
     """
-    from driftwarden.service.bootstrap import open_knowledge
-
-    with open_knowledge() as base:
+    with _opened() as base:
         hits = base.entries(kind=kind, root_cause=root_cause, limit=limit)
     _show(hits, as_json, "nothing there")
 
@@ -72,11 +83,9 @@ def search(text: str, kind: Any, root_cause: str | None, limit: int, as_json: bo
     Example:
       driftwarden knowledge search "sensor repeats the same value" --kind runbook --limit 3
     """
-    from driftwarden.service.bootstrap import open_knowledge
-
     if not text.strip():
         raise BadInput("search text", got=repr(text), expected="at least one word")
-    with open_knowledge() as base:
+    with _opened() as base:
         hits = base.search(text, kind=kind, root_cause=root_cause, limit=limit)
     _show(hits, as_json, "nothing found", passages=True)
 
@@ -101,10 +110,8 @@ def add(file: Path, as_json: bool) -> None:
     Example:
       driftwarden knowledge add runbooks/our-boiler.md
     """
-    from driftwarden.service.bootstrap import open_knowledge
-
     text = _read(file)
-    with open_knowledge() as base:
+    with _opened() as base:
         added = base.add_runbook(text, where=str(file))
     if as_json:
         print_json(added.model_dump(mode="json"))
@@ -143,7 +150,7 @@ def _show(hits: "Sequence[KnowledgeHit]", as_json: bool, nothing: str, *, passag
             f"{hit.score:.2f}  {hit.kind}  {safe_text(hit.id)}  {safe_text(hit.title)}", markup=False, style="bold"
         )
         for row in hit.text.split("\n")[:8]:
-            terminal.print(f"      {safe_text(row)}", markup=False)
+            terminal.print(f"      {safe_text(row)}", markup=False, soft_wrap=True)
         terminal.print("")
 
 
