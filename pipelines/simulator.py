@@ -7,8 +7,9 @@ days, weeks and a mild yearly cycle; some training weeks were hot spells with a 
 
 Faults, by name (`FAULTS`), are either in the world or in the data. In the world: `seasonal_pattern` (another hot spell:
 inputs move, the relation does not), `new_machine_type` (type `D` with habits of its own), `gradual_concept` (a new tool
-alloy is phased in: vibration no longer foretells failure, and low pressure does instead of high), `abrupt_concept` (a coolant is replaced: heat
-no longer hurts, cold does). In the data, the world being as before: `unit_change`, `stuck_sensor`, `missing_values`.
+alloy is phased in: vibration no longer foretells failure, and low pressure does instead of high), `abrupt_concept` (a
+coolant is replaced: heat no longer hurts, cold does). In the data, the world being as before: `unit_change`,
+`stuck_sensor`, `missing_values`.
 
 The fault's name is in `Stream.truth` and nowhere else: whoever watches sees windows and labels, like anyone.
 """

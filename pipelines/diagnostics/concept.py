@@ -20,6 +20,7 @@ from driftwarden.pipelines.diagnostics.performance import judged
 ALPHA = 0.01
 LOSS_FLOOR = 0.02
 EFFECTIVE_ROWS_MIN = 60
+OVERLAP_MIN = 0.2
 REPLICATES = 300
 RATIO_MAX = 20.0
 _TINY = 1e-9
@@ -93,7 +94,7 @@ def _measured(case: DiagnosticInput, first: _Side, second: _Side) -> ConceptMeas
         else None,
         loss_measured=(before - now) / scale,
     )
-    if min(_effective(weights) for weights in shared) < EFFECTIVE_ROWS_MIN:
+    if min(_effective(weights) for weights in shared) < EFFECTIVE_ROWS_MIN or _overlap(*shared) < OVERLAP_MIN:
         return result
     loss, p_value = _shared_loss(case, first, second, shared, scale)
     if loss is None or p_value is None:
@@ -109,6 +110,11 @@ def _measured(case: DiagnosticInput, first: _Side, second: _Side) -> ConceptMeas
             "trend": trend,
         }
     )
+
+
+def _overlap(reference: Array, current: Array) -> float:
+    """How much of both tables lies where the other has rows: 1 for the same inputs, 0 for disjoint ones."""
+    return float(min(np.minimum(1, 2 * reference).mean(), np.minimum(1, 2 * current).mean()))
 
 
 def _effective(weights: Array) -> float:

@@ -80,7 +80,7 @@ def _blocks(rows: int) -> Array:
 
 def _codes(case: DiagnosticInput, name: str, first: Array, second: Array) -> Array:
     if case.type_of(name) == "numeric":
-        return np.r_[case.values("reference", name)[first], case.values("current", name)[second]]
+        return np.concatenate([case.values("reference", name)[first], case.values("current", name)[second]])
     known = np.r_[words(case.reference[name])[first], words(case.current[name])[second]]
     values, codes, counts = np.unique(known.astype(str), return_inverse=True, return_counts=True)
     if len(values) > _CODES_MAX:

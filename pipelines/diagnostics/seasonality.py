@@ -26,18 +26,18 @@ CLOSER_THAN_REFERENCE = 0.75
 def measure_seasonality(case: DiagnosticInput) -> SeasonalityMeasure:
     """The earlier window that resembles this one most, over all shifted columns together.
 
-    Earlier windows are the history and consecutive stretches of the reference, of the window's length. One earlier window
-    has to explain all columns: a season moves them together. A column was `seen_before` where its distance to that window is
-    within 1.6 times the median distance of neighbouring windows (at least 0.25), and below three quarters of its distance
-    to the reference.
+    Earlier windows are the history, but for the last ones where this same shift was already there, and stretches of the
+    reference of the window's length. One earlier window has to explain all columns: a season moves them together. A column
+    was `seen_before` where its distance to that window is within 1.6 times the median distance of neighbouring windows (at
+    least 0.25), and below three quarters of its distance to the reference.
     """
     shift = measure_shift(case)
     if shift.unavailable:
         return SeasonalityMeasure(**case.facts, unavailable=shift.unavailable)
-    earlier = [(label, rows) for label, rows in case.history if len(rows) >= ROWS_MIN] + _stretches(case)
+    names = [column.name for column in shift.columns if column.shifted]
+    earlier = _before_this_shift(case, names) + _stretches(case)
     if not earlier:
         return SeasonalityMeasure(**case.facts, unavailable="no earlier window to compare with")
-    names = [column.name for column in shift.columns if column.shifted]
     if not names:
         return SeasonalityMeasure(**case.facts, windows=len(earlier))
     distances = np.array([[distance(case, name, case.current, rows) for name in names] for _, rows in earlier])
@@ -60,6 +60,20 @@ def measure_seasonality(case: DiagnosticInput) -> SeasonalityMeasure:
         )
     explained = sum(column.seen_before for column in columns) / len(columns)
     return SeasonalityMeasure(**case.facts, windows=len(earlier), columns=tuple(columns), explained_share=explained)
+
+
+def _before_this_shift(case: DiagnosticInput, names: list[str]) -> list[tuple[str, pd.DataFrame]]:
+    """The history without its last windows that are already as this one: a shift that goes on is not one that came back."""
+    history = [(label, rows) for label, rows in case.history if len(rows) >= ROWS_MIN]
+    if not names:
+        return history
+    away = np.mean([distance(case, name, case.current, case.reference) for name in names])
+    while history:
+        near = np.mean([distance(case, name, case.current, history[-1][1]) for name in names])
+        if near > CLOSER_THAN_REFERENCE * away:
+            break
+        history.pop()
+    return history
 
 
 def _stretches(case: DiagnosticInput) -> list[tuple[str, pd.DataFrame]]:
