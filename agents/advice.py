@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from driftwarden.agents import remedies
-from driftwarden.agents.diagnosis import CauseScore, rank
+from driftwarden.agents.causes import CauseScore
+from driftwarden.agents.diagnosis import rank
 from driftwarden.agents.drafts import RETRAINING, CandidateDraft, FindingDraft, PlanDraft
 from driftwarden.agents.tools import plain
 from driftwarden.contracts.base import ActionName
@@ -99,7 +100,7 @@ def ground_finding(draft: FindingDraft, facts: CaseFacts, found: set[str], notes
     """The finding that the measurements bear: the agent's cause, the measurements' confidence and evidence."""
     by_cause = {score.root_cause: score for score in facts.scores}
     chosen = by_cause.get(draft.root_cause)
-    measured = min(max(chosen.score, 0.0), 1.0) if chosen else 0.0
+    measured = chosen.confidence if chosen else 0.0
     claimed = draft.claimed_confidence
     confidence = measured if claimed is None else min(measured, claimed)
     known = facts.columns()
@@ -111,7 +112,7 @@ def ground_finding(draft: FindingDraft, facts: CaseFacts, found: set[str], notes
     if best is not None and best.root_cause is not draft.root_cause:
         notes.add(
             "cause",
-            f"the measurements speak for {best.root_cause.value} ({best.score:.2f}), the agent chose "
+            f"the measurements speak for {best.root_cause.value} ({best.confidence:.2f}), the agent chose "
             f"{draft.root_cause.value} ({measured:.2f})",
         )
     evidence = tuple(chosen.evidence[:_ITEMS_MAX]) if chosen else ()
@@ -123,7 +124,7 @@ def ground_finding(draft: FindingDraft, facts: CaseFacts, found: set[str], notes
         summary=_line(draft.summary, SUMMARY_CHARS_MAX),
         evidence=evidence + _claims(draft, evidence, known),
         alternatives=tuple(
-            Alternative(root_cause=score.root_cause, score=min(max(score.score, 0.0), 1.0))
+            Alternative(root_cause=score.root_cause, score=score.confidence, against=score.against)
             for score in facts.scores
             if score.root_cause is not draft.root_cause
         )[:4],

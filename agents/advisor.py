@@ -128,7 +128,8 @@ class AdkAdvisor:
             except Error:
                 raise
             except TimeoutError:
-                raise Retry(f"the agents did not answer within {self.settings.timeout_s:g} s") from None
+                late = model.request_timeout_s if deadline.left_s() > 0 else self.settings.timeout_s
+                raise Retry(f"the agents' model `{model.name}` did not answer within {late:g} s") from None
             except Exception as error:
                 raise _model_failure(model, error) from error
         raise GiveUp(f"the agents' model `{model.name}` gave no valid answer in {_TRIES_INVALID} tries: {reason}")
@@ -167,7 +168,7 @@ def _advice(result: "RunResult", model: str, before: tuple[AgentStep, ...]) -> A
 
 def _model_failure(model: ModelSettings, error: Exception) -> Error:
     """What a client's error means to the caller: a refusal of the request is final, anything else may pass."""
-    status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    status = getattr(error, "code", None)
     words = telemetry.redact_text(shorten(f"{type(error).__name__}: {error}", 200))
     message = f"the agents' model `{model.name}` failed: {words}"
     if isinstance(status, int) and 400 <= status < 500 and status not in {408, 429}:

@@ -140,6 +140,7 @@ class Coordinator:
 
     async def _ground(self, node_input: Any) -> str:
         draft = _draft(FindingDraft, node_input, "investigator")
+        self._step("investigator", "answer", "finding", {}, f"{draft.root_cause.value}: {draft.summary}")
         notes = Notes()
         finding = ground_finding(draft, await self._facts(), self.toolbox.found, notes)
         self.result.finding = finding
@@ -156,6 +157,7 @@ class Coordinator:
 
     async def _settle(self, node_input: Any) -> JsonObject:
         draft = _draft(PlanDraft, node_input, "strategist")
+        self._step("strategist", "answer", "plan", {}, ", ".join(item.action for item in draft.candidates))
         notes = Notes()
         self.result.plan = build_plan(draft, await self._facts(), self.toolbox.found, notes)
         self.result.steps += notes.steps
@@ -170,9 +172,7 @@ class Coordinator:
         if len(self.result.steps) >= _STEPS_MAX:
             return
         for call in event.get_function_calls():
-            if call.name == _ANSWER_TOOL:
-                self._step(event.author, "answer", str(call.name), {}, _answer_summary(call.args or {}))
-            else:
+            if call.name != _ANSWER_TOOL:
                 self._open[call.id or str(call.name)] = len(self.result.steps)
                 self._step(event.author, "tool", str(call.name), bounded(dict(call.args or {})), "")
         for response in event.get_function_responses():
@@ -218,15 +218,6 @@ def _draft(schema: type[D], node_input: Any, agent: str) -> D:
     if not isinstance(node_input, dict):
         raise ModelAnswerInvalid(f"the {agent} gave no structured answer")
     return schema.model_validate(node_input)
-
-
-def _answer_summary(arguments: JsonObject) -> str:
-    if "root_cause" in arguments:
-        return f"root cause {arguments['root_cause']}"
-    candidates = arguments.get("candidates")
-    if isinstance(candidates, list):
-        return ", ".join(str(item.get("action")) for item in candidates if isinstance(item, dict))
-    return ""
 
 
 def _result_summary(answer: JsonObject) -> str:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 from google.adk.models import BaseLlm, LlmCapabilities, LlmRequest, LlmResponse
 from google.genai import types
 
-from driftwarden.agents.reasoning import Call, Done, Thought, investigate, strategise
+from driftwarden.agents.reasoning import Done, Thought, investigate, strategise
 from driftwarden.contracts.ports import JsonObject
 
-ANSWER_TOOL = "set_model_response"
 _CHARS_PER_TOKEN = 4
 
 
@@ -23,8 +22,8 @@ class OfflineLlm(BaseLlm):
 
     @property
     def capabilities(self) -> LlmCapabilities:
-        """Tools and schema together go through the framework's answer tool."""
-        return LlmCapabilities(output_schema_and_tools=False)
+        """Tools and a schema at once; the answer is the schema's JSON as text."""
+        return LlmCapabilities(output_schema_and_tools=True)
 
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
@@ -35,12 +34,15 @@ class OfflineLlm(BaseLlm):
             thought: Thought = investigate(done)
         else:
             thought = strategise(finding_of(llm_request.contents), done)
-        calls = thought if isinstance(thought, list) else [Call(ANSWER_TOOL, thought)]
-        parts = [
-            types.Part(function_call=types.FunctionCall(name=call.name, args=dict(call.arguments))) for call in calls
-        ]
+        if isinstance(thought, list):
+            parts = [
+                types.Part(function_call=types.FunctionCall(name=call.name, args=dict(call.arguments)))
+                for call in thought
+            ]
+        else:
+            parts = [types.Part(text=json.dumps(thought))]
         read = sum(len(str(part)) for content in llm_request.contents for part in content.parts or ())
-        written = sum(len(str(call)) for call in calls)
+        written = len(str(thought))
         yield LlmResponse(
             content=types.Content(role="model", parts=parts),
             finish_reason=types.FinishReason.STOP,

@@ -19,6 +19,15 @@ class ModelAnswerInvalid(Error):
     """The model answered in a form that cannot be read."""
 
 
+class ModelServerError(Exception):
+    """The model's server answered with another status than 200; `code` is that status."""
+
+    def __init__(self, code: int, body: bytes) -> None:
+        """Keep the status and the beginning of the body."""
+        self.code = code
+        super().__init__(f"{code} {shorten(body[:400].decode('utf-8', 'replace'))}")
+
+
 class OllamaLlm(BaseLlm):
     """A model of an Ollama server (`POST /api/chat`, not streamed). Proxies of the environment are not used."""
 
@@ -34,18 +43,19 @@ class OllamaLlm(BaseLlm):
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        """Yield one turn; raises httpx.HTTPError (away, refused, 4xx, 5xx, late) or ModelAnswerInvalid."""
+        """Yield one turn; raises httpx.HTTPError (away, late), ModelServerError or ModelAnswerInvalid."""
         body = _request_body(self.model, llm_request)
         async with (
             httpx.AsyncClient(timeout=self.timeout_s, trust_env=False, follow_redirects=False) as client,
             client.stream("POST", f"{self.url.rstrip('/')}/api/chat", json=body) as response,
         ):
-            response.raise_for_status()
             content = b""
             async for chunk in response.aiter_bytes():
                 content += chunk
                 if len(content) > ANSWER_BYTES_MAX:
                     raise ModelAnswerInvalid(f"the model's answer is over {ANSWER_BYTES_MAX} bytes")
+        if response.status_code != 200:
+            raise ModelServerError(response.status_code, content)
         yield _response(self.model, content)
 
 

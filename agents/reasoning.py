@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from driftwarden.agents import remedies
-from driftwarden.agents.diagnosis import CauseScore, rank
+from driftwarden.agents.causes import CauseScore
+from driftwarden.agents.diagnosis import rank
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.measurements import (
     MEASURE_TYPES,
@@ -107,8 +108,10 @@ def _finding(scores: list[CauseScore], done: list[Done]) -> Answer:
     summary = f"The measurements point to {cause}{where}."
     if claims:
         summary += f" {'; '.join(claims[:3])}."
-    if len(scores) > 1 and scores[1].score > 0:
-        summary += f" Next best explanation: {scores[1].root_cause.value.replace('_', ' ')} ({scores[1].score:.2f})."
+    if len(scores) > 1 and scores[1].confidence >= 0.1:
+        summary += (
+            f" Next best explanation: {scores[1].root_cause.value.replace('_', ' ')} ({scores[1].confidence:.2f})."
+        )
     return {
         "root_cause": best.root_cause.value,
         "columns": list(best.columns),

@@ -208,8 +208,22 @@ _SILENT = ("google_adk", "google_genai", "opentelemetry", "langfuse", "LiteLLM")
 _TERSE = ("httpx", "httpcore", "urllib3", "aiohttp", "asyncio", "chromadb", "kedro", "mlflow", "alembic", "git", "py4j")
 
 
+class _NotOfLibraries(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop what the agents' framework says through the root logger itself."""
+        return "/google/" not in record.pathname.replace("\\", "/")
+
+
 def quiet_libraries() -> None:
-    """Keep the libraries' tracebacks, banners and hints out of logs and off the terminal; idempotent."""
+    """Keep the libraries' tracebacks, banners and hints out of logs and off the terminal; idempotent.
+
+    For processes of the service: until `configure_logging`, log lines go nowhere rather than to standard error.
+    """
+    root = logging.getLogger()
+    if not any(isinstance(item, _NotOfLibraries) for item in root.filters):
+        root.addFilter(_NotOfLibraries())
+    if not root.handlers:
+        root.addHandler(logging.NullHandler())
     for name in _SILENT:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     for name in _TERSE:
