@@ -37,7 +37,7 @@ from driftwarden.strict import JsonObject, digest, load_yaml
 
 Effect = Literal["escalate", "monitor", "lifted"] | None
 # An exception never touches these (semantics 9).
-_BEYOND_EXCEPTIONS: Final = frozenset({"tier", "halted", "enforcement"})
+BEYOND_EXCEPTIONS: Final = frozenset({"tier", "halted", "enforcement"})
 _LAST: Final = ("halted", "enforcement")
 _get_model = getter("model.name")
 
@@ -212,7 +212,7 @@ def _exceptions_by_rule(exceptions: Iterable[Exemption]) -> dict[str, list[tuple
     for exemption in exceptions:
         accepts = None if exemption.models is None else compile_globs(exemption.models)
         for rule in exemption.rules:
-            if rule not in _BEYOND_EXCEPTIONS:
+            if rule not in BEYOND_EXCEPTIONS:
                 by_rule.setdefault(rule, []).append((exemption, accepts))
     return by_rule
 

@@ -36,7 +36,7 @@ def limit_rules(limits: Limits) -> Iterator[Rule]:
             "cooldown",
             _cooldown_check(rule),
             rule.otherwise,
-            "seconds since the last action",
+            "the time since the last action",
             compile_match(rule.match),
             place=rule.place,
         )
@@ -67,7 +67,7 @@ def _cost_rules(limits: Limits) -> Iterator[Rule]:
         ("cost-per-model-per-day", cost.per_model_per_day, "state.spent_usd_today_model"),
     ):
         if cap is not None:
-            subject = "spent today and this plan's cost"
+            subject = "what was spent today with this cost"
             yield Rule(id, _budget_check(path, cap), "escalate", subject, applies, place=cost.place)
 
 
@@ -153,7 +153,7 @@ def _cooldown_check(rule: Cooldown) -> Check:
     get_failed = getter("state.last_action_failed")
     usual = _seconds(rule.per_model)
     failed = usual if rule.after_failure is None else _seconds(rule.after_failure)
-    texts = {usual: f"at least {decimal_text(usual)}", failed: f"at least {decimal_text(failed)}"}
+    texts = {needed: f"at least {decimal_text(needed)} s" for needed in (usual, failed)}
 
     def check(case: Case) -> Answer:
         raw = get_since(case.facts)
