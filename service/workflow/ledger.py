@@ -188,9 +188,10 @@ class Ledger:
             "lower_bound": wilson_lower(successes, successes + failures),
         }
 
-    def spend_usd(self) -> Decimal:
-        """All that was spent, ever."""
-        return Decimal(sum(int(entry["cost"]) for entry in self.entries().values())) / _MICRO
+    def spend_usd(self, model: str | None = None) -> Decimal:
+        """All that was spent, ever, or on one model."""
+        entries = [entry for entry in self.entries().values() if model is None or entry["model"] == model]
+        return Decimal(sum(int(entry["cost"]) for entry in entries)) / _MICRO
 
 
 def _escape(text: str) -> str:

@@ -1,0 +1,236 @@
+"""`driftwarden doctor`: what is configured, reachable and wrong, with the mend."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from driftwarden.errors import BadInput, Error
+from driftwarden.service.cli.common import AnswerIsNo, console, json_option, print_json, safe_text
+from driftwarden.settings import Settings
+
+Mark = Literal["ok", "warning", "fault"]
+STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `mend` says what to do where it is not ok."""
+
+    name: str
+    state: Mark
+    detail: str
+    mend: str = ""
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """What is configured, reachable, and wrong, with the mend. Exit code 1 where something is at fault.
+
+    \b
+    Example:
+      driftwarden doctor --json
+    """
+    checks = examine()
+    ok = all(check.state != "fault" for check in checks)
+    if as_json:
+        print_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
+    else:
+        _print(checks, ok)
+    if not ok:
+        raise AnswerIsNo
+
+
+def _print(checks: list[Check], ok: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for check in checks:
+        mend = f"\n[dim]mend: {escape(check.mend)}[/dim]" if check.mend and check.state != "ok" else ""
+        table.add_row(
+            f"[{STYLE[check.state]}]{check.state}[/]", check.name, f"{escape(safe_text(check.detail, 300))}{mend}"
+        )
+    out = console()
+    out.print(table)
+    out.print("everything that must work works" if ok else "[red]something is at fault[/red]")
+
+
+def examine() -> list[Check]:
+    """Every check, in the order in which things depend on each other."""
+    from driftwarden.service.bootstrap import read_settings
+
+    try:
+        settings = read_settings()
+    except Error as error:
+        return [Check("settings", "fault", error.diagnostics(), "correct the file and line that are named")]
+    checks = [Check("settings", "ok", f"state in {settings.home}, configuration in {settings.conf}")]
+    for look in (_policy, _redis, _registry, _models, _knowledge, _reasoner, _traces, _audit, _halts, _approvers):
+        checks += _guarded(look, settings)
+    return checks
+
+
+def _guarded(look: Callable[[Settings], list[Check]], settings: Settings) -> list[Check]:
+    name = look.__name__.strip("_")
+    try:
+        return look(settings)
+    except ModuleNotFoundError as error:
+        return [Check(name, "warning", f"module {error.name} is not installed", "install driftwarden[service]")]
+    except Error as error:
+        return [Check(name, "fault", error.diagnostics(), "see the message")]
+    except OSError as error:
+        return [Check(name, "fault", f"{type(error).__name__}: {error.strerror}", "check the folder and its rights")]
+
+
+def _policy(settings: Settings) -> list[Check]:
+    from driftwarden.service.bootstrap import load_policy_in_force
+
+    try:
+        policy = load_policy_in_force(settings)
+    except BadInput as error:
+        return [Check("policy", "fault", error.diagnostics(), "driftwarden policy check FILE")]
+    mode = policy.canonical()["spec"]["enforcement"]
+    where = f"{policy.name} {policy.revision} from {settings.policy_path}, enforcement {mode}"
+    if mode == "enforce":
+        return [Check("policy", "ok", where)]
+    mend = "write conf/local/driftwarden/policy.yml with `enforcement: enforce` once you trust its decisions"
+    return [Check("policy", "warning", f"{where}: nothing executes", mend)]
+
+
+def _redis(settings: Settings) -> list[Check]:
+    from driftwarden.service.bootstrap import open_redis
+    from driftwarden.stream.client import redact_url
+
+    with open_redis(settings) as client:
+        version = client.info("server")["redis_version"]
+        appendfsync = client.config_get("appendfsync").get("appendfsync") if settings.redis.url is None else None
+        waiting = client.xlen(f"{settings.redis.prefix}events")
+        dead = client.xlen(f"{settings.redis.prefix}dead-letters")
+    where = "embedded" if settings.redis.url is None else redact_url(settings.redis.url.get_secret_value())
+    sync = f", appendfsync {appendfsync}" if appendfsync else ""
+    checks = [Check("redis", "ok", f"{where}, version {version}{sync}, {waiting} events waiting")]
+    if dead:
+        checks.append(
+            Check("dead letters", "warning", f"{dead} events could not be read", "driftwarden dead-letters list")
+        )
+    return checks
+
+
+def _registry(settings: Settings) -> list[Check]:
+    from driftwarden.actions.registry import MlflowRegistry
+
+    registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+    registry.ping()
+    return [Check("registry", "ok", f"MLflow at {_no_password(settings.tracking_uri)}")]
+
+
+def _no_password(uri: str) -> str:
+    from driftwarden.stream.client import redact_url
+
+    return redact_url(uri) if "@" in uri else uri
+
+
+def _models(settings: Settings) -> list[Check]:
+    from driftwarden.actions.registry import MlflowRegistry
+
+    if not settings.models:
+        return [Check("models", "warning", "no model is watched", "driftwarden models register NAME --data FILE ...")]
+    registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+    checks = []
+    for name, model in sorted(settings.models.items()):
+        champion = registry.champion(model)
+        missing = [root for root in model.data.roots if not Path(root).is_dir()]
+        if champion is None:
+            mend = f"register a version of {model.registered_model} and set its alias `champion`"
+            checks.append(Check(f"model {name}", "fault", "has no champion", mend))
+        elif missing:
+            checks.append(
+                Check(
+                    f"model {name}", "fault", f"root {missing[0]} is not a folder", "correct data.roots in models.yml"
+                )
+            )
+        else:
+            checks.append(Check(f"model {name}", "ok", f"champion is version {champion}"))
+    return checks
+
+
+def _knowledge(settings: Settings) -> list[Check]:
+    from driftwarden.service.bootstrap import open_knowledge
+
+    with open_knowledge(settings) as knowledge:
+        found = knowledge.search("gradual concept drift", limit=1)
+    where = settings.chroma.url or "on disk"
+    if not found:
+        return [Check("knowledge", "fault", f"Chroma {where} finds nothing", "driftwarden knowledge list")]
+    return [Check("knowledge", "ok", f"Chroma {where}, finds `{found[0].id}`")]
+
+
+def _reasoner(settings: Settings) -> list[Check]:
+    if settings.model == "offline":
+        return [Check("agents' model", "ok", "the offline reasoner (no key, no server)")]
+    if settings.model.startswith("gemini") and settings.google_api_key is None:
+        return [
+            Check("agents' model", "fault", f"{settings.model} has no key", "set GOOGLE_API_KEY, or model: offline")
+        ]
+    return [Check("agents' model", "ok", settings.model)]
+
+
+def _traces(settings: Settings) -> list[Check]:
+    both = bool(settings.langfuse_public_key), bool(settings.langfuse_secret_key)
+    if any(both) and not all(both):
+        missing = "LANGFUSE_SECRET_KEY" if both[0] else "LANGFUSE_PUBLIC_KEY"
+        return [Check("traces", "fault", "one of two Langfuse keys is set", f"set {missing} too, or neither")]
+    local = f"kept in {settings.home / 'traces'}"
+    return [Check("traces", "ok", f"{local}, and sent to {settings.langfuse.base_url}" if all(both) else local)]
+
+
+def _audit(settings: Settings) -> list[Check]:
+    from driftwarden.audit import verify
+
+    folder = settings.audit_dir
+    writable = folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
+    if not os.access(writable, os.W_OK):
+        return [
+            Check(
+                "audit log", "fault", f"{folder} cannot be written", "nothing executes until it can: correct its rights"
+            )
+        ]
+    if not folder.exists():
+        return [Check("audit log", "ok", f"{folder}, nothing written yet")]
+    report: Any = verify(folder)
+    if not report.ok:
+        return [Check("audit log", "fault", "does not verify", "driftwarden audit verify")]
+    return [Check("audit log", "ok", f"{report.records} records in {len(report.files)} files verify")]
+
+
+def _halts(settings: Settings) -> list[Check]:
+    from driftwarden.clock import SystemClock
+    from driftwarden.service.bootstrap import open_redis
+    from driftwarden.service.workflow.halts import Halts
+
+    with open_redis(settings) as client:
+        halts = Halts(client, settings.redis.prefix, settings.home, SystemClock()).all()
+    return [
+        Check(
+            "halt",
+            "warning",
+            f"{'everything' if name == '*' else name} is halted: {record.get('reason')}",
+            "driftwarden resume --reason ..." + ("" if name == "*" else f" --model {name}"),
+        )
+        for name, record in halts.items()
+    ]
+
+
+def _approvers(settings: Settings) -> list[Check]:
+    if settings.approvers:
+        return [Check("approvers", "ok", ", ".join(sorted(settings.approvers)))]
+    if settings.redis.url is None:
+        return [Check("approvers", "ok", "nobody is listed: whoever runs this account approves (embedded Redis)")]
+    mend = "list them in conf/local/driftwarden/approvers.yml"
+    return [Check("approvers", "warning", "nobody is listed: nothing that escalates can be approved", mend)]

@@ -1,0 +1,63 @@
+"""`driftwarden stats`: how the service does."""
+
+import click
+
+from driftwarden.service.cli.common import console, json_option, print_json
+
+
+@click.command()
+@click.option("--model", help="Only this model's incidents.")
+@json_option
+def stats(model: str | None, as_json: bool) -> None:
+    """Autonomy rate, response times, success, spend, calibration, approvals.
+
+    \b
+    Example:
+      driftwarden stats --json
+    """
+    from driftwarden.service.bootstrap import open_views
+    from driftwarden.service.cli.render import incident_of
+    from driftwarden.service.workflow.ledger import Ledger
+    from driftwarden.service.workflow.stats import figures
+
+    with open_views() as views:
+        incidents = [incident_of(record) for record in views.store.list(model=model, limit=100_000)]
+        approvals = [one for one in views.approvals.list() if model is None or one.model == model]
+        spend = Ledger(views.client, views.settings.redis.prefix).spend_usd(model)
+        found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
+    if as_json:
+        print_json(found)
+        return
+    out = console()
+    decided = sum(found["outcomes"].values())
+    out.print(f"[bold]{found['incidents']}[/bold] incidents from {found['events']} events, {decided} decided")
+    out.print(
+        "outcomes       "
+        + "   ".join(f"{name} {count}" for name, count in found["outcomes"].items())
+        + f"   undone {found['undone']}"
+    )
+    out.print(
+        f"autonomy       {_percent(found['autonomy_rate'])} of decided, {_percent(found['autonomy_rate_harmful'])} of harmful"
+    )
+    seconds = found["response_seconds"]
+    out.print(f"response       p50 {_s(seconds['p50'])}   p95 {_s(seconds['p95'])}   max {_s(seconds['max'])}")
+    actions = ", ".join(f"{name} {count}" for name, count in sorted(found["actions"].items())) or "none"
+    out.print(f"actions        {actions}; helped {_percent(found['success_rate'])} of those judged")
+    out.print(f"spend          ${found['spend_usd']}")
+    calibration = found["calibration"]
+    out.print(
+        f"calibration    Brier {calibration['brier'] or '-'}, ECE {calibration['ece'] or '-'} over {calibration['n']}"
+    )
+    approved = found["approvals"]
+    out.print(
+        f"approvals      {approved['approved']} approved, {approved['rejected']} rejected, {approved['expired']} expired, "
+        f"{approved['pending']} waiting; median {_s(approved['median_seconds'])}"
+    )
+
+
+def _percent(share: str | None) -> str:
+    return "-" if share is None else f"{float(share) * 100:.0f} %"
+
+
+def _s(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
