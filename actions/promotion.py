@@ -28,6 +28,14 @@ def recorded(parts: Parts, request: ActionRequest, key: str) -> JsonObject | Non
     return None
 
 
+def settled(parts: Parts, request: ActionRequest, key: str) -> JsonObject | None:
+    """As `recorded`, and writes the record that is late."""
+    record = recorded(parts, request, key)
+    if record is not None and parts.registry.effect(request.model, key) != record:
+        return finish(parts, request, key, record)
+    return record
+
+
 def move_champion(
     parts: Parts, request: ActionRequest, *, key: str, target: int, expected: int, record: JsonObject, forward: bool
 ) -> JsonObject:

@@ -8,7 +8,7 @@ tag, the comparison in the record, the refitted version by its own key tag, the 
 from typing import Any, Literal, cast, get_args
 
 from driftwarden.actions.parts import Parts
-from driftwarden.actions.promotion import effect_result, finish, move_champion, recorded, undo_move
+from driftwarden.actions.promotion import effect_result, finish, move_champion, recorded, settled, undo_move
 from driftwarden.actions.registry import CORRELATION_TAG, INCIDENT_TAG
 from driftwarden.actions.rows import TrialRows, needs_split, trial_rows
 from driftwarden.actions.windows import origin
@@ -68,6 +68,8 @@ class Retrain:
 
     def _execute(self, request: ActionRequest) -> EffectResult:
         key = request.idempotency_key
+        if found := settled(self._parts, request, key):
+            return effect_result(self.name, key, found, replayed=True)
         record = self._parts.registry.effect(request.model, key)
         if record is None:
             self.precheck(request)
@@ -79,8 +81,6 @@ class Retrain:
                 return self._result(request, finish(self._parts, request, key, record))
             target = self._target(request, record)
             record = {**record, "data": {**record["data"], "promoted": target}}
-        if record["state"] == "done":
-            return effect_result(self.name, key, record, replayed=True)
         record = move_champion(
             self._parts,
             request,

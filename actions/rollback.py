@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 
 from driftwarden.actions.parts import Parts
-from driftwarden.actions.promotion import effect_result, move_champion, recorded, undo_move
+from driftwarden.actions.promotion import effect_result, move_champion, recorded, settled, undo_move
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Estimate
 from driftwarden.errors import Refused
@@ -36,9 +36,9 @@ class Rollback:
     def execute(self, request: ActionRequest) -> EffectResult:
         """Move the alias once."""
         key = request.idempotency_key
+        if found := settled(self._parts, request, key):
+            return effect_result(self.name, key, found, replayed=True)
         record = self._parts.registry.effect(request.model, key)
-        if record is not None and record["state"] == "done":
-            return effect_result(self.name, key, record, replayed=True)
         before, after = self._versions(request) if record is None else (int(record["before"]), int(record["after"]))
         detail = f"champion pointed back from version {before} to {after}"
         record = move_champion(
