@@ -265,8 +265,9 @@ def open_service(
             comparer=comparer,
             state=state,
             notifier=notifier,
-            settings=settings.actions,
-            lease=lambda request: HeldLease(),
+            sandbox=sandbox,
+            settings=settings,
+            lease=HeldLease(),
         )
         holder = PolicyHolder(policy)
         parts = Parts(

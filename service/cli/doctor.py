@@ -123,10 +123,9 @@ def _redis(settings: Settings) -> list[Check]:
 
 
 def _registry(settings: Settings) -> list[Check]:
-    from driftwarden.actions.registry import MlflowRegistry
+    from driftwarden.pipelines.registry import client
 
-    registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
-    registry.ping()
+    client(settings.tracking_uri)
     return [Check("registry", "ok", f"MLflow at {_no_password(settings.tracking_uri)}")]
 
 

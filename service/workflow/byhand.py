@@ -70,7 +70,7 @@ def _plan_undo(parts: Parts, incident: Incident, reason: str) -> State:
         raise GiveUp("there is nothing to undo: the incident changed nothing")
     kept = plan.candidates[: CANDIDATES_MAX - 1]
     id = f"c{max(int(one.id[1:]) for one in plan.candidates) + 1}"
-    action, params = result.action, {"undo": incident.id}
+    action, params = result.action, dict[str, Any](undo=incident.id)
     if action in VERSIONS_MOVED and result.before is not None:
         action, params = ActionName.ROLLBACK, {"to_version": result.before}
     candidate = Candidate(id=id, action=action, params=params, rationale=f"undo, asked by a person: {reason}")

@@ -18,7 +18,7 @@ class Halts:
     Key `<prefix>halts` (hash: model or `*` -> JSON {reason, by, at}); files `<state>/halts/<model>` and `<state>/HALT`.
     """
 
-    def __init__(self, client: "redis.Redis[bytes] | Any", prefix: str, home: Path, clock: Clock) -> None:
+    def __init__(self, client: Any, prefix: str, home: Path, clock: Clock) -> None:
         """Use this Redis and this state folder."""
         self._redis, self._key, self._home, self._clock = client, f"{prefix}halts", home, clock
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339, rfc3339
@@ -51,7 +52,7 @@ class ServiceProcess:
         self._thread("timers", self._tick)
         for number in range(self._workers):
             worker = Worker(self._parts, self._store, f"{self._name}-w{number}")
-            self._thread(f"worker {number}", lambda worker=worker: worker.run(self._stop))
+            self._thread(f"worker {number}", partial(worker.run, self._stop))
 
     def stop(self) -> None:
         """Stop reading, let every worker finish or hand back what it holds, and wait for them."""
