@@ -10,7 +10,7 @@ from driftwarden.audit import notes
 from driftwarden.audit.codec import NotCanonical, decode_canonical
 from driftwarden.audit.files import whole_lines
 from driftwarden.audit.merkle import Tree, leaf_hash
-from driftwarden.audit.record import GENESIS, HASH_END, HEAD, LINE_BYTES_MAX, REST, field_fault
+from driftwarden.audit.record import GENESIS, HASH_END, HEAD, HEX_64, LINE_BYTES_MAX, REST, field_fault
 from driftwarden.errors import BadInput
 
 # Everything after `incident` has one form; the bytes before it cannot hold `","prev":"` outside of an escaped string.
@@ -176,10 +176,7 @@ class Scanner:
             elif kind == b"checkpoint":
                 self._checkpoint(number, body)
             elif kind == b"erasure":
-                scan.removals += [
-                    Removal(number, f["name"], f["stream"], int(f["first_seq"]), int(f["last_seq"]), f["last_hash"])
-                    for f in body.get("files", [])
-                ]
+                scan.removals += [_removal(number, item) for item in body.get("files", [])]
             else:
                 scan.closed = True
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -190,7 +187,7 @@ class Scanner:
     def _open(self, number: int, body: dict[str, Any]) -> None:
         scan = self._scan
         for stream, head in body.get("streams", {}).items():
-            scan.references.append(Reference(number, stream, int(head["seq"]), str(head["hash"])))
+            scan.references.append(Reference(number, stream, _whole(head["seq"]), _hash(head["hash"])))
         if "key" in body:
             public = notes.parse_verifier_key(body["key"])
             if scan.key is not None and scan.key != public:
@@ -207,6 +204,23 @@ class Scanner:
         if scan.key is not None and not notes.signature_holds(note, scan.key):
             raise _Stop("the checkpoint's signature does not hold under the key of this file's open record")
         scan.checkpoints.append((number, note))
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a whole number from 0")
+    return value
+
+
+def _hash(value: Any) -> str:
+    if type(value) is not str or not HEX_64.fullmatch(value):
+        raise ValueError("64 hex digits")
+    return value
+
+
+def _removal(line: int, item: dict[str, Any]) -> Removal:
+    first, last = _whole(item["first_seq"]), _whole(item["last_seq"])
+    return Removal(line, str(item["name"]), str(item["stream"]), first, last, _hash(item["last_hash"]))
 
 
 def _own_hash(line: bytes) -> bytes:

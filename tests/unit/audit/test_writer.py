@@ -1,0 +1,303 @@
+"""The writer: durable before it returns, one chain under many threads, dead after a failed write, whole after SIGKILL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftwarden.audit import AuditWriter, Limits, files, read_records, verify
+from driftwarden.audit.files import UNWRITABLE_MARK, sync_data
+from driftwarden.audit.maintain import fsck
+from driftwarden.clock import SystemClock
+from driftwarden.contracts.ports import Actor
+from driftwarden.errors import BadInput, LogUnwritable
+
+QUIET = Limits(idle_s=None)
+KILLED = """
+import sys
+from pathlib import Path
+from driftwarden.audit import AuditWriter
+from driftwarden.clock import SystemClock
+from driftwarden.contracts.ports import Actor
+writer = AuditWriter(Path(sys.argv[1]), stream="killed", clock=SystemClock())
+while True:
+    print(writer.append("event", {"event": "x" * 500}, actor=Actor(kind="service", id="w")), flush=True)
+"""
+
+
+def _open(directory: Path, **more: Any) -> AuditWriter:
+    return AuditWriter(directory, **{"stream": "serve", "clock": SystemClock(), "limits": QUIET, **more})
+
+
+def test_a_record_is_on_disk_when_append_returns(tmp_path: Path, actor: Actor) -> None:
+    """Given an append that returned, the file holds the line, and its sync came after its bytes."""
+    sizes: list[int] = []
+
+    def sync(handle: int) -> None:
+        sizes.append(os.fstat(handle).st_size)
+        sync_data(handle)
+
+    with _open(tmp_path / "audit", sync=sync) as writer:
+        digest = writer.append("event", {"event": "{}"}, actor=actor)
+        (path,) = (tmp_path / "audit").glob("*.jsonl")
+        assert path.stat().st_size == sizes[-1]
+        assert json.loads(path.read_bytes().splitlines()[-1])["@hash"] == digest
+
+
+def test_many_threads_share_syncs_and_keep_one_chain(
+    tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given 16 threads that append at once while the disk is slow, they share syncs, and the chain is whole."""
+    syncs: list[int] = []
+    release = threading.Event()
+
+    def sync(handle: int) -> None:
+        syncs.append(handle)
+        if len(syncs) == 2:
+            release.wait(timeout=60)
+        sync_data(handle)
+
+    writer = _open(tmp_path / "audit", sync=sync)
+    stage, places = writer._stage, threading.Semaphore(0)
+
+    def counted(*args: Any) -> str:
+        places.release()
+        return stage(*args)
+
+    monkeypatch.setattr(writer, "_stage", counted)
+
+    def work(index: int) -> None:
+        writer.append("event", {"event": str(index)}, actor=actor, incident=f"inc-{index}")
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(16)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:  # the first one holds the disk until every other has taken its place
+        assert places.acquire(timeout=60)
+    with writer._mutex:
+        release.set()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(syncs) == 3, "the open record, the first to come, and all the others together"
+    writer.close()
+    report = verify(tmp_path / "audit")
+    assert report.ok
+    assert report.records == 19
+
+
+@pytest.mark.parametrize("fault", ["write", "sync"])
+def test_after_a_failed_write_or_sync_nothing_is_written_any_more(
+    tmp_path: Path, actor: Actor, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a disk that failed once, every later append is refused, and a new writer too until fsck found the log whole."""
+    broken = threading.Event()
+
+    def fail(*args: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    def sync(handle: int) -> None:
+        if broken.is_set():
+            fail()
+        sync_data(handle)
+
+    writer = _open(tmp_path / "audit", sync=sync)
+    writer.append("event", {"event": "1"}, actor=actor)
+    with monkeypatch.context() as patch:
+        if fault == "write":
+            patch.setattr("driftwarden.audit.files.write_all", fail)
+        else:
+            broken.set()
+        with pytest.raises(LogUnwritable, match="No space left"):
+            writer.append("intent", {"action": "retrain"}, actor=actor)
+    broken.clear()
+    assert not writer.healthy
+    with pytest.raises(LogUnwritable):
+        writer.append("intent", {"action": "retrain"}, actor=actor)
+    writer.close()
+    (tmp_path / "audit" / UNWRITABLE_MARK).touch()
+    with pytest.raises(LogUnwritable, match="fsck"):
+        _open(tmp_path / "audit")
+    mended = fsck(tmp_path / "audit")
+    assert mended.ok
+    assert mended.cleared
+    with _open(tmp_path / "audit") as again:
+        again.append("event", {"event": "2"}, actor=actor)
+    assert verify(tmp_path / "audit").ok
+
+
+def test_threads_that_wait_for_a_failed_sync_all_hear_of_it(tmp_path: Path, actor: Actor) -> None:
+    """Given eight threads behind one failing sync, none of them is told that its record is durable."""
+    failing = threading.Event()
+
+    def sync(handle: int) -> None:
+        if failing.is_set():
+            raise OSError(5, "Input/output error")
+        sync_data(handle)
+
+    writer = _open(tmp_path / "audit", sync=sync)
+    failing.set()
+    outcomes: list[str] = []
+
+    def work() -> None:
+        try:
+            outcomes.append(writer.append("intent", {}, actor=actor))
+        except LogUnwritable:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert outcomes == ["refused"] * 8
+
+
+def test_a_killed_writer_leaves_every_record_that_it_announced(tmp_path: Path) -> None:
+    """Given SIGKILL in the middle of writing, the log verifies and holds every hash that append returned."""
+    directory = tmp_path / "audit"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    announced = [process.stdout.readline().strip() for _ in range(25)]
+    process.send_signal(signal.SIGKILL)
+    with process:
+        announced += [line for line in process.stdout.read().splitlines() if len(line) == 64]
+    assert verify(directory).ok
+    held = {record.hash for record in read_records(directory)}
+    assert set(announced) <= held
+
+
+def test_a_new_process_never_adds_to_the_file_of_another(tmp_path: Path, actor: Actor) -> None:
+    """Given a file with a torn tail, a new writer leaves it as it is, starts its own stream and names what it saw."""
+    directory = tmp_path / "audit"
+    first = _open(directory)
+    digest = first.append("event", {"event": "1"}, actor=actor)
+    (old,) = directory.glob("*.jsonl")
+    with old.open("ab") as handle:
+        handle.write(b'{"@hash":"12')
+    before = old.read_bytes()
+    with _open(directory) as second:
+        assert second.stream != first.stream
+    assert old.read_bytes() == before
+    opened = next(record for record in read_records(directory) if record.stream == second.stream)
+    assert opened.type == "open"
+    assert opened.body["streams"] == {first.stream: {"hash": digest, "seq": 1}}
+    report = verify(directory)
+    assert report.ok
+    assert [file.torn_bytes for file in report.files if file.stream == first.stream] == [12]
+
+
+def test_a_forked_child_cannot_write(tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given another process id than the writer's, append is refused, so that no two processes share a stream."""
+    writer = _open(tmp_path / "audit")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(LogUnwritable, match="forked"):
+        writer.append("event", {}, actor=actor)
+
+
+def test_rotation_by_size_and_by_age_continues_the_chain(tmp_path: Path, actor: Actor) -> None:
+    """Given files that are full or old, the next begins with the next seq and the last hash; each ends in a checkpoint."""
+
+    class Hours:
+        at = datetime(2026, 11, 20, tzinfo=UTC)
+
+        def now(self) -> datetime:
+            self.at += timedelta(hours=5)
+            return self.at
+
+    by_age = Limits(idle_s=None, checkpoint_age=timedelta(days=99))
+    with _open(tmp_path / "age", clock=Hours(), limits=by_age) as writer:
+        for index in range(10):
+            writer.append("event", {"event": str(index)}, actor=actor)
+    with _open(tmp_path / "size", limits=Limits(idle_s=None, file_bytes_max=3000)) as writer:
+        for index in range(30):
+            writer.append("event", {"event": str(index)}, actor=actor)
+    for folder in ("age", "size"):
+        report = verify(tmp_path / folder)
+        assert report.ok
+        ordered = sorted(report.files, key=lambda file: file.first_seq or 0)
+        assert len(ordered) > 2
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            assert after.first_seq == (before.last_seq or 0) + 1
+            assert (tmp_path / folder / before.name).read_text().splitlines()[-1].endswith('"type":"checkpoint","v":1}')
+
+
+def test_time_never_decreases_within_a_stream(tmp_path: Path, actor: Actor) -> None:
+    """Given a clock that is set back, records keep the later moment."""
+
+    class Back:
+        at = datetime(2026, 11, 20, tzinfo=UTC)
+
+        def now(self) -> datetime:
+            self.at -= timedelta(minutes=1)
+            return self.at
+
+    with _open(tmp_path / "audit", clock=Back()) as writer:
+        writer.append("event", {}, actor=actor)
+    stamps = [record.ts for record in read_records(tmp_path / "audit")]
+    assert stamps == sorted(stamps)
+    assert verify(tmp_path / "audit").ok
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("correlation_id", "XYZ"), ("causation", "abc"), ("incident", 7), ("type", "whatever")]
+)
+def test_a_malformed_record_is_refused_and_does_no_harm(tmp_path: Path, actor: Actor, field: str, value: Any) -> None:
+    """Given a field that the format does not allow, append refuses it, and the writer goes on."""
+    with _open(tmp_path / "audit") as writer:
+        arguments: dict[str, Any] = {"type": "event", "body": {}, "actor": actor, field: value}
+        with pytest.raises(BadInput, match=field):
+            writer.append(**arguments)
+        assert writer.healthy
+    assert verify(tmp_path / "audit").records == 3
+
+
+def test_checkpoints_by_count_and_on_demand_have_their_notes_beside_the_log(tmp_path: Path, actor: Actor) -> None:
+    """Given a limit of four records, notes beside the log are those in the records, and an idle log is not signed twice."""
+    with _open(tmp_path / "audit", limits=Limits(idle_s=None, checkpoint_records=4)) as writer:
+        for index in range(9):
+            writer.append("event", {"event": str(index)}, actor=actor)
+        writer.checkpoint()
+        held = len(list((tmp_path / "audit" / "checkpoints").iterdir()))
+        writer.checkpoint()
+        assert len(list((tmp_path / "audit" / "checkpoints").iterdir())) == held
+    inside = {record.body["note"] for record in read_records(tmp_path / "audit") if record.type == "checkpoint"}
+    beside = {path.read_text() for path in (tmp_path / "audit" / "checkpoints").iterdir()}
+    assert inside == beside
+    assert len(inside) == 4
+
+
+def test_the_key_is_created_once_and_private(tmp_path: Path) -> None:
+    """Given a first use, the key has mode 0600 and stays; one that others can read is refused."""
+    key = tmp_path / "keys" / "audit.key"
+    with _open(tmp_path / "audit"):
+        held = key.read_bytes()
+        assert key.stat().st_mode & 0o777 == 0o600
+    with _open(tmp_path / "audit"):
+        assert key.read_bytes() == held
+    key.chmod(0o644)
+    with pytest.raises(BadInput, match="0o600"):
+        _open(tmp_path / "audit")
+
+
+def test_an_idle_log_is_signed_by_its_own_thread(tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given records and then silence, a note appears without another append."""
+    signed, create = threading.Event(), files.create_durably
+
+    def seen(path: Path, data: bytes, **more: Any) -> None:
+        create(path, data, **more)
+        if path.suffix == ".note":
+            signed.set()
+
+    monkeypatch.setattr(files, "create_durably", seen)
+    writer = _open(tmp_path / "audit", limits=Limits(idle_s=0.01))
+    writer.append("event", {}, actor=actor)
+    assert signed.wait(timeout=60)
+    writer.close()
+    assert verify(tmp_path / "audit").ok
