@@ -19,7 +19,6 @@ from driftwarden.contracts.measurements import (
     MEASUREMENT_NAMES,
     CategoriesMeasure,
     Measured,
-    MeasurementName,
     PerformanceMeasure,
     QualityMeasure,
     SchemaMeasure,
@@ -43,7 +42,7 @@ class CaseFacts:
     event: JsonObject
     card: JsonObject
     versions: list[JsonObject]
-    measures: dict[MeasurementName, Measured]
+    measures: dict[str, Measured]
     scores: tuple[CauseScore, ...]
 
     @property
@@ -78,7 +77,7 @@ def read_facts(case: CaseFile) -> CaseFacts:
     A model that skips a measurement cannot so avoid what it says.
     """
     event = case.event()
-    measures = {name: case.measure(name) for name in MEASUREMENT_NAMES}
+    measures: dict[str, Measured] = {name: case.measure(name) for name in MEASUREMENT_NAMES}
     scores = tuple(rank(measures, event))
     return CaseFacts(event, case.model(), case.registry_history(40), measures, scores)
 
@@ -135,7 +134,7 @@ def ground_finding(draft: FindingDraft, facts: CaseFacts, found: set[str], notes
 def _claims(draft: FindingDraft, measured: tuple[Evidence, ...], known: frozenset[str]) -> tuple[Evidence, ...]:
     """What the agent claims beyond the measured evidence, marked as its own claim."""
     said = {item.claim for item in measured}
-    claims = []
+    claims: list[Evidence] = []
     for item in draft.evidence:
         if item.claim in said or len(claims) >= 4:
             continue

@@ -110,7 +110,7 @@ class AdkAdvisor:
 
     def _run(self, model: ModelSettings, toolbox: Any, task: str, incident: str) -> "RunResult":
         """Run the agents; an answer that cannot be used is asked for once more within the same time."""
-        from driftwarden.agents.coordinator import INVALID, Coordinator
+        from driftwarden.agents.coordinator import ENDLESS, INVALID, Coordinator
 
         coordinator: Coordinator | None = None
         deadline = _Deadline(self.settings.timeout_s)
@@ -125,6 +125,9 @@ class AdkAdvisor:
             except INVALID as error:
                 reason = shorten(f"{type(error).__name__}: {error}", 200)
                 _log.info("an answer of the agents' model cannot be used", extra={"attempt": attempt, "reason": reason})
+            except ENDLESS:
+                calls = self.settings.llm_calls_max
+                raise GiveUp(f"the agents' model `{model.name}` came to no answer within {calls} calls") from None
             except Error:
                 raise
             except TimeoutError:

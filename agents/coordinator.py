@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from driftwarden.agents import prompts
 from driftwarden.agents.advice import CaseFacts, Notes, build_plan, ground_finding, read_facts
 from driftwarden.agents.drafts import FindingDraft, PlanDraft
-from driftwarden.agents.models import ModelSettings, build_model
+from driftwarden.agents.models import ModelSettings, build_models, close_models
 from driftwarden.agents.ollama import ModelAnswerInvalid
 from driftwarden.agents.tools import NOTICE, Toolbox, bounded
 from driftwarden.contracts.findings import AgentStep, Finding, Plan
@@ -43,7 +43,8 @@ _STEPS_MAX = 200
 sys.modules.setdefault("google.adk.agents.remote_a2a_agent", None)  # type: ignore[arg-type]
 override_feature_enabled(FeatureName.FUNCTION_TOOL_ARG_VALIDATION, True)
 
-INVALID: tuple[type[Exception], ...] = (ModelAnswerInvalid, ValidationError, LlmCallsLimitExceededError)
+INVALID: tuple[type[Exception], ...] = (ModelAnswerInvalid, ValidationError)
+ENDLESS = LlmCallsLimitExceededError
 
 
 @dataclass
@@ -69,9 +70,10 @@ class Coordinator:
         self.facts: CaseFacts | None = None
         self.result = RunResult()
         self._open: dict[str, int] = {}
+        self._models = build_models(model)
 
     async def run(self, task: str, session_id: str, *, timeout_s: float) -> RunResult:
-        """Run to the end; raises TimeoutError, one of INVALID, or what the model's client raised."""
+        """Run to the end; raises TimeoutError, one of INVALID, ENDLESS, or what the model's client raised."""
         runner = Runner(
             app=App(name=APP, root_agent=self._workflow(), plugins=[_Guard(name="guard")]),
             session_service=InMemorySessionService(),
@@ -97,6 +99,7 @@ class Coordinator:
                 async for event in events:
                     self._note(event)
         finally:
+            await close_models(self._models)
             await runner.session_service.delete_session(app_name=APP, user_id=APP, session_id=session_id)
         if self.result.finding is None or self.result.plan is None:
             raise ModelAnswerInvalid("the agents ended without a finding and a plan")
@@ -109,7 +112,7 @@ class Coordinator:
         investigator = LlmAgent(
             name="investigator",
             description="Finds out why a model drifted.",
-            model=build_model(self.model, "investigator"),
+            model=self._models[0],
             instruction=lambda _: prompts.INVESTIGATOR,
             tools=[*case_tools.values(), *measure_tools.values(), *box.knowledge_tools()],
             output_schema=FindingDraft,
@@ -117,7 +120,7 @@ class Coordinator:
         strategist = LlmAgent(
             name="strategist",
             description="Plans what would help.",
-            model=build_model(self.model, "strategist"),
+            model=self._models[1],
             instruction=lambda _: prompts.STRATEGIST,
             tools=[*case_tools.values(), measure_tools["measure_performance"], *box.knowledge_tools()],
             output_schema=PlanDraft,

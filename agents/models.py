@@ -1,14 +1,13 @@
 """The agents' model by its configured name: the offline reasoner, Gemini, or a model of an Ollama server."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from driftwarden import telemetry
 from driftwarden.errors import BadInput, shorten
 
 OFFLINE = "offline"
 OLLAMA_URL = "http://localhost:11434"
-Role = Literal["investigator", "strategist"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,25 @@ class ModelSettings:
         return self.name != OFFLINE
 
 
-def build_model(settings: ModelSettings, role: Role) -> Any:
-    """A fresh model object for one run (clients belong to an event loop)."""
+def build_models(settings: ModelSettings) -> tuple[Any, Any]:
+    """Fresh model objects of investigator and strategist for one run (a client belongs to an event loop)."""
     if settings.name == OFFLINE:
         from driftwarden.agents.offline import OfflineLlm
 
-        return OfflineLlm(role=role)
+        return OfflineLlm(role="investigator"), OfflineLlm(role="strategist")
+    model = _remote_model(settings)
+    return model, model
+
+
+async def close_models(models: tuple[Any, Any]) -> None:
+    """Close the connections that a run opened."""
+    client = vars(models[0]).get("api_client")
+    if client is not None:
+        await client.aio.aclose()
+        client.close()
+
+
+def _remote_model(settings: ModelSettings) -> Any:
     if settings.name.startswith("ollama/"):
         from driftwarden.agents.ollama import OllamaLlm
 

@@ -5,7 +5,9 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
-from google.adk.models import BaseLlm, LlmCapabilities, LlmRequest, LlmResponse
+from google.adk.models import BaseLlm, LlmCapabilities
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 
 from driftwarden.agents.reasoning import Done, Thought, investigate, strategise

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 import httpx
-from google.adk.models import BaseLlm, LlmCapabilities, LlmRequest, LlmResponse
+from google.adk.models import BaseLlm, LlmCapabilities
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 from pydantic import TypeAdapter
 
@@ -76,7 +78,7 @@ def _request_body(model: str, request: LlmRequest) -> JsonObject:
     if tools:
         body["tools"] = tools
     if config.response_schema is not None and not tools:
-        body["format"] = TypeAdapter(config.response_schema).json_schema()
+        body["format"] = TypeAdapter[Any](cast("Any", config.response_schema)).json_schema()
     return body
 
 

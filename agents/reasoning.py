@@ -74,7 +74,7 @@ def investigate(done: list[Done]) -> Thought:
     return _finding(scores, done)
 
 
-def _follow_ups(measures: dict[MeasurementName, Measured], event: JsonObject) -> list[str]:
+def _follow_ups(measures: dict[str, Measured], event: JsonObject) -> list[str]:
     """What the first look asks for: nothing more where nothing can be read, the whole examination where it is unclear."""
     shift, quality, schema = measures.get("shift"), measures.get("quality"), measures.get("schema")
     if all(measure is None or measure.unavailable for measure in (shift, quality, schema)):
@@ -158,7 +158,7 @@ def _plan(cause: RootCause, finding: JsonObject, done: list[Done]) -> Answer:
     earlier = remedies.earlier_versions(_list(done, "registry_history"))
     runbooks = [hit["id"] for hit in _hits(done, "runbook")][:2]
     impact = _impact(performance)
-    window = event.get("window") if isinstance(event.get("window"), dict) else {}
+    window: JsonObject = event["window"] if isinstance(event.get("window"), dict) else {}
     candidates = []
     for remedy in _preferred(usual, record):
         if remedy.action is ActionName.ROLLBACK and not earlier:
@@ -251,9 +251,9 @@ def _impact(performance: PerformanceMeasure | None) -> str:
     return f"{performance.metric or 'metric'} lost {performance.relative_loss:.1%} ({performance.basis}{worse})."
 
 
-def _measures(done: Iterable[Done]) -> dict[MeasurementName, Measured]:
+def _measures(done: Iterable[Done]) -> dict[str, Measured]:
     """The measurements, read back from the tools' JSON; what does not read is as good as not measured."""
-    measures: dict[MeasurementName, Measured] = {}
+    measures: dict[str, Measured] = {}
     for item in done:
         for name in MEASUREMENT_NAMES:
             if item.name == f"measure_{name}" and item.answer.get("status") == "ok":
@@ -264,7 +264,7 @@ def _measures(done: Iterable[Done]) -> dict[MeasurementName, Measured]:
     return measures
 
 
-def _performance(measures: dict[MeasurementName, Measured]) -> PerformanceMeasure | None:
+def _performance(measures: dict[str, Measured]) -> PerformanceMeasure | None:
     performance = measures.get("performance")
     return performance if isinstance(performance, PerformanceMeasure) else None
 

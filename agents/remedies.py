@@ -101,9 +101,10 @@ def reference_is_stale(history: list[JsonObject]) -> bool:
 
 
 def _drifted_unharmed(window: JsonObject) -> bool:
-    share, value, reference = (window.get(name) for name in ("drift_share", "value", "reference"))
-    if not all(isinstance(number, int | float) for number in (share, value, reference)):
+    numbers = [window.get(name) for name in ("drift_share", "value", "reference")]
+    if not all(isinstance(number, int | float) for number in numbers):
         return False
+    share, value, reference = (float(number) for number in numbers if number is not None)
     return bool(share >= STALE_SHARE and value >= reference - abs(reference) * 2 * LOSS_MIN)
 
 

@@ -182,7 +182,7 @@ def test_a_case_that_takes_too_long_is_given_back() -> None:
 
 def test_too_many_calls_end_the_run() -> None:
     """The bound on calls of the model is kept."""
-    with pytest.raises(GiveUp, match="LlmCallsLimitExceededError"):
+    with pytest.raises(GiveUp, match="within 2 calls"):
         advise(ScriptedCase("unit_change"), llm_calls_max=2)
 
 
