@@ -60,10 +60,12 @@ _ERRORS: dict[str, type[Error]] = {"Retry": Retry, "AskHuman": AskHuman, "Refuse
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """Bounds of one call; `memory_bytes` counts on top of the preloaded libraries (None: the call says, or no bound)."""
+    """Bounds of one call; `memory_bytes` counts on top of the preloaded libraries (None: the call says, or no bound),
+    `cpu_s` None: the call's wall-clock limit times `threads`."""
 
     memory_bytes: int | None = 4 * 1024**3
     threads: int = 2
+    cpu_s: float | None = None
     file_bytes: int = 4 * 1024**3
     open_files: int = 1024
     log_bytes: int = 65536
@@ -120,7 +122,7 @@ class ProcessSandbox:
                 (folder / "request.json").write_bytes(request)
                 bounds = {
                     "memory_bytes": memory_bytes if memory_bytes is not None else self._limits.memory_bytes,
-                    "cpu_s": math.ceil(timeout_s * self._limits.threads) + 1,
+                    "cpu_s": math.ceil(self._limits.cpu_s or timeout_s * self._limits.threads + 1),
                     "fsize": self._limits.file_bytes,
                     "nofile": self._limits.open_files,
                     "core": 0,

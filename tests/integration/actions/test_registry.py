@@ -1,0 +1,104 @@
+"""The registry as the service reads it, on real MLflow."""
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftwarden.actions.registry import KEY_TAG, MlflowRegistry, first_open
+from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import AskHuman, BadInput, Refused
+
+
+def _model(name: str) -> WatchedModel:
+    return WatchedModel(name=name, task="classification", target="y", metric="accuracy")
+
+
+def test_an_unknown_model_has_nothing(registry: MlflowRegistry) -> None:
+    """No champion, no versions, no records: None and empty, not an error."""
+    model = _model("nobody")
+
+    assert registry.champion(model) is None
+    assert registry.previous(model) is None
+    assert registry.versions(model) == []
+    assert registry.find_by_key(model, "k") is None
+    assert registry.effect(model, "k") is None
+    assert not registry.has_version(model, 1)
+    assert registry.training_window(model, 1) == {}
+
+
+def test_versions_are_whole_numbers_newest_first(world: Any) -> None:
+    """Aliases, strategy, rows and incident stand with each version."""
+    world.register({"driftwarden.strategy": "recent", "driftwarden.window": '{"rows": 42}', KEY_TAG: "k-1"})
+
+    newest, oldest = world.registry.versions(world.model)
+
+    assert (newest["version"], newest["strategy"], newest["rows"], newest["aliases"]) == (2, "recent", 42, [])
+    assert (oldest["version"], oldest["aliases"], oldest["rows"]) == (1, ["champion"], None)
+    assert newest["created_at"].endswith("Z")
+    assert world.registry.find_by_key(world.model, "k-1") == 2
+
+
+def test_metrics_come_from_the_run(world: Any) -> None:
+    """A version that a run registered shows the run's finite metrics, and tags reach both."""
+    from mlflow import MlflowClient
+
+    uri = world.registry.tracking_uri
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment(world.model.name, artifact_location=(world.folder / "artifacts").as_uri())
+    run = client.create_run(experiment)
+    client.log_metric(run.info.run_id, "accuracy", 0.9)
+    client.log_metric(run.info.run_id, "broken", float("nan"))
+    version = client.create_model_version(world.model.registered_model, world.source, run_id=run.info.run_id).version
+
+    world.registry.tag_version(world.model, int(version), {"driftwarden.incident": "inc-9"})
+
+    assert world.registry.versions(world.model, 1)[0]["metrics"] == {"accuracy": 0.9}
+    assert client.get_run(run.info.run_id).data.tags["driftwarden.incident"] == "inc-9"
+
+
+def test_the_champion_moves_only_from_where_it_is_expected(world: Any) -> None:
+    """Another champion than the expected one, or a version that is not there: nothing moves."""
+    world.register()
+
+    with pytest.raises(Refused, match="expected 7"):
+        world.registry.set_champion(world.model, 2, expected=7, lock=world.lease)
+    with pytest.raises(Refused, match="no ready version 5"):
+        world.registry.set_champion(world.model, 5, expected=1, lock=world.lease)
+    assert world.registry.champion(world.model) == 1
+    world.registry.set_champion(world.model, 2, expected=1, lock=world.lease)
+    world.registry.set_champion(world.model, 2, expected=1, lock=world.lease)
+    assert world.registry.champion(world.model) == 2
+
+
+def test_a_record_that_is_not_ours_asks_a_human(world: Any) -> None:
+    """A tag that somebody wrote over is never taken for an effect, nor for its absence."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=world.registry.tracking_uri, registry_uri=world.registry.tracking_uri)
+    for text in ("done", '{"key": "other"}', "[1]"):
+        client.set_registered_model_tag(world.model.registered_model, "driftwarden.effect.k", text)
+        with pytest.raises(AskHuman):
+            world.registry.effect(world.model, "k")
+
+
+@pytest.mark.parametrize("name", ["a' or name like '%", "a/b", ""])
+def test_names_that_could_be_read_as_a_filter_are_refused(registry: MlflowRegistry, name: str) -> None:
+    """Quotes never reach the registry's filter language."""
+    model = _model("m").model_copy(update={"registered_model": name})
+
+    with pytest.raises(BadInput):
+        registry.versions(model)
+
+
+def test_one_process_at_a_time_opens_a_sqlite_store(tmp_path: Path) -> None:
+    """While the store is being opened, its lock file is held; a server's address needs none."""
+    with (
+        first_open(f"sqlite:///{tmp_path}/new/mlflow.db"),
+        (tmp_path / "new" / "mlflow.db.lock").open("a") as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with first_open("http://127.0.0.1:1"):
+        assert [file.name for file in tmp_path.rglob("*.lock")] == ["mlflow.db.lock"]
