@@ -13,8 +13,8 @@ all below the prefix (`driftwarden:`); times are Redis's own, in ms:
     wf:<incident>            hash: identity, model, environment, correlation, opened, updated, state, version, doc (JSON),
                              fence, lease (until), owner, entry (of the running activation), run (1 while leased), crashes,
                              wake (1: activated while leased), tok (of the last commit), atok (of the last claim), handed
-                             (fence of the last claim handed back),
-                             done (1: finished), bytes (of its events), signals (last seq), reason, predecessor, successor
+                             (fence of the last claim that was handed back), done (1: finished), bytes (of its events),
+                             signals (last seq), reason, predecessor, successor
     wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order
     wf:<incident>:signals    hash token -> `<seq>|<JSON>`
     model:<model>            hash: active (incident that holds the model's slot), open (incident that later events join)
