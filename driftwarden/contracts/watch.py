@@ -5,7 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.event import MODEL_NAME_PATTERN
@@ -24,13 +24,24 @@ def parse_duration(value: Any) -> timedelta:
     return timedelta(seconds=int(match.group(1)) * _UNIT_S[match.group(2)])
 
 
+def duration_text(value: timedelta) -> str:
+    """The form that `parse_duration` reads, in the largest whole unit."""
+    seconds = int(value.total_seconds())
+    unit = next((unit for unit in ("w", "d", "h", "m") if seconds and seconds % _UNIT_S[unit] == 0), "s")
+    return f"{seconds // _UNIT_S[unit]}{unit}"
+
+
 def _money(value: Any) -> Any:
     if isinstance(value, float):
         raise ValueError('an amount as a quoted decimal, like "100.00"')
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(duration_text, return_type=str, when_used="json"),
+]
 Money = Annotated[Decimal, BeforeValidator(_money), Field(ge=0, allow_inf_nan=False)]
 
 

@@ -1,0 +1,252 @@
+"""The Kedro hook: drift events from any Kedro project, by configuration alone (`driftwarden.yml` in its conf).
+
+    model: churn                    # whose failure it is when a pipeline fails; default: every watched model
+    environment: production
+    redis_url: null                 # default: DRIFTWARDEN_REDIS_URL, else the running embedded server's
+    timeout_s: 60                   # the most that one data set, or one failure, may hold a run up
+    watch:
+      scored_customers:             # a data set of the catalog
+        model: churn
+        reference: reference_customers   # a data set, or a parquet or csv file
+        target: churned             # also: prediction, time_column, metric, alpha
+
+A catalog entry's `metadata: {driftwarden: {...}}` says the same as an entry of `watch`. Nothing that goes wrong here
+reaches the user's pipeline: it is logged, and the run goes on. `DRIFTWARDEN_HOOK=off` silences it. This module imports
+nothing heavy; pandas, Evidently and redis come with the first watched data set.
+"""
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+from urllib.parse import urlsplit
+
+from kedro.framework.hooks import hook_impl
+
+from driftwarden import __version__
+from driftwarden.errors import BadInput, Error, shorten
+
+JsonObject = dict[str, Any]
+P = ParamSpec("P")
+
+log = logging.getLogger("driftwarden.hook")
+
+TIMEOUT_S = 60.0
+ROWS_MAX = 20_000
+_OFF = {"off", "0", "false", "no"}
+_OPTIONS = {"model", "reference", "target", "prediction", "time_column", "metric", "alpha", "environment"}
+_SETTINGS = {"model", "environment", "redis_url", "timeout_s", "watch"}
+
+
+def _safe(hook: Callable[P, None]) -> Callable[P, None]:
+    """A hook whose failures are logged and go no further; pluggy still sees the names of its arguments."""
+
+    @functools.wraps(hook)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        if os.environ.get("DRIFTWARDEN_HOOK", "").strip().lower() in _OFF:
+            return
+        try:
+            hook(*args, **kwargs)
+        except Error as error:
+            log.warning("driftwarden: %s", error.diagnostics())
+        except Exception as error:  # noqa: BLE001 - a hook that raises would abort the user's pipeline
+            log.warning("driftwarden: %s: %s", type(error).__name__, shorten(error, 300))
+
+    return guarded
+
+
+class DriftwardenHooks:
+    """What Kedro calls. One instance per process; a run's state begins anew with `before_pipeline_run`."""
+
+    def __init__(self) -> None:
+        """Nothing is configured until a context is made."""
+        self._settings: JsonObject = {}
+        self._watched: dict[str, JsonObject] = {}
+        self._files: dict[str, str] = {}
+        self._project = Path()
+        self._catalog: Any = None
+        self._done: set[str] = set()
+
+    @hook_impl
+    @_safe
+    def after_context_created(self, context: Any) -> None:
+        """Read the project's `driftwarden.yml`; a project without one is left alone."""
+        self._settings, self._watched, self._files = {}, {}, {}
+        self._project = Path(context.project_path)
+        settings = self._read(context.config_loader)
+        unknown = sorted(set(settings) - _SETTINGS)
+        if unknown:
+            expected = f"one of {', '.join(sorted(_SETTINGS))}"
+            raise BadInput("unknown key", got=unknown[0], expected=expected, where="driftwarden.yml")
+        watch = settings.get("watch") or {}
+        if not isinstance(watch, dict):
+            raise BadInput("watch", got=type(watch).__name__, expected="data sets by name", where="driftwarden.yml")
+        self._settings = settings
+        for name, entry in watch.items():
+            self._watch(str(name), entry, "driftwarden.yml")
+
+    @hook_impl
+    @_safe
+    def after_catalog_created(self, catalog: Any, conf_catalog: JsonObject) -> None:
+        """Read the catalog's own `metadata: driftwarden:`, and where each data set's file is."""
+        self._catalog = catalog
+        for name, entry in conf_catalog.items():
+            if not isinstance(entry, dict):
+                continue
+            if isinstance(entry.get("filepath"), str) and not entry.get("versioned"):
+                self._files[name] = entry["filepath"]
+            ours = (entry.get("metadata") or {}).get("driftwarden")
+            if ours is not None:
+                self._watch(name, ours, "catalog.yml")
+
+    @hook_impl
+    @_safe
+    def before_pipeline_run(self) -> None:
+        """Each watched data set is measured once a run."""
+        self._done = set()
+
+    @hook_impl
+    @_safe
+    def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
+        """Measure a watched data set that a node is about to use."""
+        self._observe(dataset_name, data)
+
+    @hook_impl
+    @_safe
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Measure a watched data set that a node has made."""
+        self._observe(dataset_name, data)
+
+    @hook_impl
+    @_safe
+    def on_pipeline_error(self, error: Exception, run_params: JsonObject) -> None:
+        """Publish `pipeline_failure` for the models that this project serves."""
+        own = self._settings.get("model")
+        models = [str(own)] if own else sorted({str(entry["model"]) for entry in self._watched.values()})
+        names = run_params.get("pipeline_names") or run_params.get("pipeline_name")
+        for model in models:
+            data = self._failure(model, error, names, run_params)
+            self._bounded(functools.partial(self._publish, "failure", data), f"failure of {model}")
+
+    def _read(self, loader: Any) -> JsonObject:
+        from kedro.config import MissingConfigException
+
+        loader.config_patterns.setdefault("driftwarden", ["driftwarden*"])
+        try:
+            settings = loader["driftwarden"]
+        except (MissingConfigException, KeyError):
+            return {}
+        return dict(settings) if isinstance(settings, dict) else {}
+
+    def _watch(self, name: str, entry: Any, where: str) -> None:
+        if not isinstance(entry, dict):
+            raise BadInput(f"watched data set {name}", got=type(entry).__name__, expected="its options", where=where)
+        unknown = sorted(set(entry) - _OPTIONS)
+        model = entry.get("model", self._settings.get("model"))
+        if unknown or not model or not entry.get("reference"):
+            got = unknown[0] if unknown else "no model" if not model else "no reference"
+            expected = f"model, reference and any of {', '.join(sorted(_OPTIONS))}"
+            raise BadInput(f"watched data set {name}", got=got, expected=expected, where=where)
+        self._watched[name] = {**entry, "model": model}
+
+    def _observe(self, name: str, data: Any) -> None:
+        entry = self._watched.get(name)
+        if entry is None or name in self._done or type(data).__module__.partition(".")[0] != "pandas":
+            return
+        self._done.add(name)
+        self._bounded(functools.partial(self._measure, name, entry, data), f"data set {name}")
+
+    def _bounded(self, work: Callable[[], None], what: str) -> None:
+        """Run to the end or to the time limit, whichever comes first; a thread that is late is left to die."""
+        limit = float(self._settings.get("timeout_s", TIMEOUT_S))
+        thread = threading.Thread(target=_safe(work), name=f"driftwarden {what}", daemon=True)
+        thread.start()
+        thread.join(limit)
+        if thread.is_alive():
+            log.warning("driftwarden: %s took over %g s and was left", what, limit)
+
+    def _measure(self, name: str, entry: JsonObject, data: Any) -> None:
+        from driftwarden.pipelines import monitoring
+        from driftwarden.pipelines.detection import Roles, evenly
+
+        reference, reference_uri = self._reference(str(entry["reference"]))
+        request = monitoring.MonitorRequest(
+            model=str(entry["model"]),
+            reference=reference_uri,
+            current=self._uri(name),
+            environment=str(entry.get("environment", self._settings.get("environment", "production"))),
+            source=f"driftwarden/kedro/{self._project.name}/{name}",
+            **{key: entry[key] for key in ("target", "prediction", "time_column", "metric", "alpha") if key in entry},
+        )
+        roles = Roles(request.target, request.prediction, request.time_column)
+        tables = monitoring.Tables(evenly(reference, ROWS_MAX), evenly(data.reset_index(drop=True), ROWS_MAX), roles)
+        found = monitoring.find_drift(request, tables)
+        performance = monitoring.measure_performance(request, tables)
+        result = monitoring.build_event(request, tables, found, performance, rows=(len(reference), len(data)))
+        if result["event"] is not None:
+            self._send(result["event"])
+
+    def _reference(self, reference: str) -> tuple[Any, str]:
+        if self._catalog is not None and reference in self._catalog:
+            return self._catalog.load(reference), self._uri(reference)
+        from driftwarden.tables import read_table
+
+        file = (self._project / reference).resolve()
+        return read_table(file), str(file)
+
+    def _uri(self, name: str) -> str:
+        """The file of a data set, where it is a local table that others can read; else empty."""
+        file = self._files.get(name, "")
+        if (
+            not file
+            or (urlsplit(file).scheme not in {"", "file"})
+            or not file.endswith((".parquet", ".csv", ".csv.gz"))
+        ):
+            return ""
+        return str((self._project / file.removeprefix("file://")).resolve())
+
+    def _failure(self, model: str, error: Exception, names: Any, run_params: JsonObject) -> JsonObject:
+        from driftwarden.sandbox import redact, secret_values
+
+        message = redact(shorten(error, 500), secret_values(os.environ))
+        return {
+            "model": model,
+            "kind": "pipeline_failure",
+            "environment": str(self._settings.get("environment", "production")),
+            "detector": {"name": "driftwarden-kedro-hook", "version": __version__},
+            "error": {"type": type(error).__name__, "message": message},
+            "pipeline": names if isinstance(names, str) else ", ".join(map(str, names or ["__default__"])),
+            "run_id": str(run_params.get("run_id", "")),
+        }
+
+    def _publish(self, what: str, data: JsonObject) -> None:
+        from driftwarden.stream.publisher import build_event
+
+        self._send(build_event(data, source=f"driftwarden/kedro/{self._project.name}/{what}"))
+
+    def _send(self, event: JsonObject) -> None:
+        url = self._settings.get("redis_url") or os.environ.get("DRIFTWARDEN_REDIS_URL") or self._running()
+        if not url:
+            log.warning(
+                "driftwarden: a %s event of %s was not published: no Redis is configured or running",
+                event["data"]["kind"],
+                event["data"]["model"],
+            )
+            return
+        from driftwarden.stream.publisher import Publisher
+
+        with Publisher(str(url)) as publisher:
+            entry = publisher.publish(event)
+        log.info("driftwarden: published %s of %s as %s", event["data"]["kind"], event["data"]["model"], entry)
+
+    def _running(self) -> str | None:
+        """Address of the embedded server, where one runs for this project; a user's pipeline starts none."""
+        home = Path(os.environ.get("DRIFTWARDEN_HOME") or self._project / ".driftwarden")
+        file = home / "redis.url"
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+hooks = DriftwardenHooks()

@@ -1,0 +1,22 @@
+"""No telemetry, no progress bars, and no logging set-up by the libraries that this room uses."""
+
+import logging
+import os
+from pathlib import Path
+
+_VARIABLES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "KEDRO_DISABLE_TELEMETRY": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Kedro replaces the process's logging when it is imported; this configuration only sets levels.
+    "KEDRO_LOGGING_CONFIG": str(Path(__file__).parent.parent / "conf" / "base" / "logging.yml"),
+}
+
+
+def quiet() -> None:
+    """Silence the libraries in this process and its children; to be called before they are imported."""
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
+    for library in ("alembic", "mlflow", "kedro"):
+        logging.getLogger(library).setLevel(logging.WARNING)
