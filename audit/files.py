@@ -57,25 +57,20 @@ def parse_line(line: bytes, *, where: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Head:
-    """The last whole record of a file."""
+    """The last whole record of a stream, and the file it stands in."""
 
     stream: str
     seq: int
     hash: str
-    type: str
+    path: Path
 
 
-def head_of(path: Path, *, make_durable: bool = False) -> Head | None:
-    """The last whole record of a file, None where there is none that can be read.
-
-    `make_durable` syncs the file first: what is named elsewhere must not vanish with a power failure.
-    """
+def head_of(path: Path) -> Head | None:
+    """The last whole record of a file, None where there is none that can be read."""
     try:
         with path.open("rb") as handle:
-            if make_durable:
-                os.fsync(handle.fileno())
-            end = handle.seek(0, os.SEEK_END)
-            tail, start = b"", end
+            start = handle.seek(0, os.SEEK_END)
+            tail = b""
             while start > 0 and tail.count(b"\n") < 2 and len(tail) <= LINE_BYTES_MAX:
                 step = min(start, 1 << 16)
                 start -= step
@@ -90,18 +85,19 @@ def head_of(path: Path, *, make_durable: bool = False) -> Head | None:
         record = parse_line(lines[-1], where=path.name)
     except BadInput:
         return None
-    return Head(record["stream"], record["seq"], record["@hash"], record["type"])
+    return Head(record["stream"], record["seq"], record["@hash"], path)
 
 
 def heads(directory: Path) -> dict[str, Head]:
-    """The last record of every stream in the folder, made durable where its writer may still be at work."""
+    """The last record of every stream in the folder, on the disk: what is named elsewhere must survive a power failure."""
     found: dict[str, Head] = {}
     for path in log_files(directory):
         head = head_of(path)
-        if head is not None and head.type != "close":
-            head = head_of(path, make_durable=True)
         if head is not None and (head.stream not in found or found[head.stream].seq < head.seq):
             found[head.stream] = head
+    for head in found.values():
+        with head.path.open("rb") as handle:
+            os.fsync(handle.fileno())
     return found
 
 

@@ -20,7 +20,7 @@ _END = re.compile(
 )
 _END_BYTES = 420
 _PREV = b',"prev":"'
-_READ_TYPES = frozenset((b"open", b"checkpoint", b"erasure", b"close"))
+_READ_TYPES = frozenset((b"open", b"checkpoint", b"erasure"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class FileScan:
     first_ts: str = ""
     last_hash: str = GENESIS
     last_ts: str = ""
-    closed: bool = False
     hashes: bytearray = field(default_factory=bytearray)
     leaves: bytearray = field(default_factory=bytearray)
     references: list[Reference] = field(default_factory=list)
@@ -120,8 +119,6 @@ class Scanner:
 
     def _line(self, number: int, line: bytes) -> None:
         scan = self._scan
-        if scan.closed:
-            raise _Stop("a record after the stream's close")
         digest = _own_hash(line)
         end = line.rfind(_PREV, max(0, len(line) - _END_BYTES))
         match = _END.fullmatch(line, end + 1) if end >= 0 else None
@@ -175,10 +172,8 @@ class Scanner:
                 self._open(number, body)
             elif kind == b"checkpoint":
                 self._checkpoint(number, body)
-            elif kind == b"erasure":
-                scan.removals += [_removal(number, item) for item in body.get("files", [])]
             else:
-                scan.closed = True
+                scan.removals += [_removal(number, item) for item in body.get("files", [])]
         except (KeyError, TypeError, ValueError, AttributeError):
             raise _Stop(f"the body of this {kind.decode()} record is malformed") from None
         except BadInput as error:

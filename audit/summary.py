@@ -104,26 +104,35 @@ def _why(rule: _Body | None, name: str) -> str:
 
 
 def _approval(body: _Body) -> str:
-    verdict, who = body["verdict"], body.get("by")
+    verdict = str(body["verdict"])
     words = {
         "requested": "approval requested",
         "superseded": "approval request superseded",
         "expired": "approval expired",
     }
-    text = words.get(verdict, str(verdict))
+    text = words.get(verdict, verdict.replace("_", " "))
+    grants = body.get("granted") or ()
+    last = body.get("refused") if verdict == "rejected" else (grants[-1] if grants and verdict == "approved" else None)
+    who = body.get("by") or (last or {}).get("by")
+    reason = body.get("reason") or (last or {}).get("reason")
+    what = f" for {_action(body)}" if body.get("action") else ""
     by = f" by {_named(who)}" if who and verdict not in words else ""
-    return f"{text}{by}" + (f": {_named(body['reason'])}" if body.get("reason") else "")
+    return f"{text}{what}{by}" + (f": {_named(reason)}" if reason else "")
 
 
 def _intent(body: _Body) -> str:
     before = f", champion now {body['before']}" if isinstance(body.get("before"), int | str) else ""
-    return f"about to {_action(body)}{before}"
+    return f"about to {'undo ' if body.get('undo') else ''}{_action(body)}{before}"
 
 
 def _result(body: _Body) -> str:
     if body.get("error"):
         return f"{body.get('action', 'the action')} failed: {body['error']}"
-    done = "done" if body.get("changed") else "ran and changed nothing in force"
+    done = (
+        ("undone" if body.get("undo") is True else "done")
+        if body.get("changed")
+        else "ran and changed nothing in force"
+    )
     moved = f": {body['before']} -> {body['after']}" if body.get("changed") and body.get("after") is not None else ""
     again = ", found already done" if body.get("replayed") else ""
     return f"{body['action']} {done}{moved}{again}" + (f"; {body['detail']}" if body.get("detail") else "")
@@ -141,6 +150,18 @@ def _verification(body: _Body) -> str:
     comparison = body.get("comparison") or {}
     gain = f", gain {_percent(comparison['relative_gain'])}" if comparison.get("relative_gain") is not None else ""
     return f"verified: {words.get(body['verdict'], body['verdict'])}{rows}{gain}"
+
+
+def _settlement(body: _Body) -> str:
+    helped = {True: "it helped", False: "it did not help", None: "it is not known whether it helped"}[body["helped"]]
+    return f"settled: {helped}" + (f" ({body['basis']})" if body.get("basis") else "")
+
+
+def _close(body: _Body) -> str:
+    if "state" not in body:
+        return "log closed"
+    problem = f": {body['problem']}" if body.get("problem") else ""
+    return f"incident closed as {str(body['state']).replace('_', ' ')}{problem}"
 
 
 def _policy_change(body: _Body) -> str:
@@ -188,5 +209,6 @@ _DESCRIBE: dict[str, Callable[[_Body], str]] = {
     "dead_letter": _dead_letter,
     "checkpoint": lambda body: "checkpoint signed over " + body["note"].split("\n")[1] + " records",
     "erasure": _erasure,
-    "close": lambda body: "log closed",
+    "close": _close,
+    "settlement": _settlement,
 }

@@ -137,8 +137,6 @@ class _Verification:
                     scan.blame(1, f"does not continue {before.path.name}, which ends with seq {before.last_seq}")
             elif scan.first_ts < before.last_ts:
                 scan.blame(1, f"ts {scan.first_ts} is before {before.last_ts}, the end of {before.path.name}")
-            elif before.closed:
-                scan.blame(1, f"continues {before.path.name}, which closed the stream")
 
     def _is_excused(self, stream: str, scan: FileScan) -> bool:
         """Whether the files before this one are known to be gone: by retention, or by a checkpoint that was given."""

@@ -61,13 +61,25 @@ def _folder(folder: Path | None) -> Path:
     return folder
 
 
+def _key_path(folder: Path) -> Path:
+    """The log's key: the service's for the service's own log, else beside the folder."""
+    from driftwarden.settings import load_settings
+
+    try:
+        settings = load_settings()
+    except BadInput:  # a copied log is verified where nothing is configured
+        return folder.parent / "keys" / "audit.key"
+    own = settings.audit_dir.resolve() == folder.resolve()
+    return (settings.home if own else folder.parent) / "keys" / "audit.key"
+
+
 def _public_key(folder: Path, key_file: Path | None) -> bytes | None:
     from driftwarden.audit.notes import read_public_key
 
-    beside = folder.parent / "keys" / "audit.pub"
-    if key_file is None and not beside.is_file():
-        return None
-    return read_public_key(key_file or beside)
+    if key_file is not None:
+        return read_public_key(key_file)
+    beside = _key_path(folder).with_suffix(".pub")
+    return read_public_key(beside) if beside.is_file() else None
 
 
 @audit.command()
@@ -323,7 +335,8 @@ def fsck(folder: Path | None, key_file: Path | None, checkpoints: tuple[Path, ..
 def _writer(folder: Path, label: str) -> "AuditWriter":
     from driftwarden.audit import AuditWriter, Limits
 
-    return AuditWriter(folder, stream=label, clock=SystemClock(), limits=Limits(idle_s=None))
+    key = _key_path(folder)
+    return AuditWriter(folder, stream=label, clock=SystemClock(), key_path=key, limits=Limits(idle_s=None))
 
 
 def _person() -> "Actor":

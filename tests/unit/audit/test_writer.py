@@ -1,5 +1,6 @@
 """The writer: durable before it returns, one chain under many threads, dead after a failed write, whole after SIGKILL."""
 
+import itertools
 import json
 import os
 import signal
@@ -223,7 +224,7 @@ def test_rotation_by_size_and_by_age_continues_the_chain(tmp_path: Path, actor: 
         assert report.ok
         ordered = sorted(report.files, key=lambda file: file.first_seq or 0)
         assert len(ordered) > 2
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in itertools.pairwise(ordered):
             assert after.first_seq == (before.last_seq or 0) + 1
             assert (tmp_path / folder / before.name).read_text().splitlines()[-1].endswith('"type":"checkpoint","v":1}')
 
