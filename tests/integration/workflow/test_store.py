@@ -25,6 +25,7 @@ NOW = "2026-11-20T09:00:00.000000Z"
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server for this module."""
     with EmbeddedRedis.acquire(tmp_path_factory.mktemp("store-redis")) as embedded:
+        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
         yield embedded.url
 
 

@@ -26,6 +26,7 @@ POINTS_MAX = 200
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server for this module."""
     with EmbeddedRedis.acquire(tmp_path_factory.mktemp("crash-redis")) as embedded:
+        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
         yield embedded.url
 
 
