@@ -107,14 +107,14 @@ def _build(url: str, parts: SplitResult) -> "Redis":
     make_node: Any = ClusterNode
     make_cluster: Any = RedisCluster
     nodes = [make_node(host, port) for host, port in hosts]
-    return cast("Redis", make_cluster(startup_nodes=nodes, cluster_error_retry_attempts=0, **common, **credentials))
+    return cast("Redis", make_cluster(startup_nodes=nodes, **common, **no_retry, **credentials))
 
 
 def _hosts(url: str, parts: SplitResult) -> list[tuple[str, int]]:
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
     hosts = []
     for text in parts.netloc.rpartition("@")[2].split(","):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", text)
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(?::([0-9]{1,5}))?", text)
         if not match:
             raise BadInput("redis address, host", got=redact_url(url), expected="host:port, separated by commas")
         hosts.append((match.group(1).strip("[]"), int(match.group(2) or default)))
@@ -168,7 +168,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    return redact_url(" ".join(str(error).split()))[:200]
+    return redact_url(" ".join(str(error).split(" : <")[0].split()))[:200]
 
 
 def patiently(call: Callable[[], T], *, where: str = "redis", for_s: float = RETRY_FOR_S) -> T:

@@ -50,7 +50,6 @@ if crashes > tonumber(ARGV[7]) then
   return {'FAILED', crashes}
 end
 redis.call('HSET', KEYS[3], 'active', ARGV[4])
-redis.call('ZREM', KEYS[4], ARGV[4])
 local fence = string.format('%.0f', math.max(tonumber(h[8] or 0) + 1, t[1] * 1000000 + t[2]))
 redis.call('HSET', KEYS[2], 'owner', ARGV[2], 'lease', now + tonumber(ARGV[6]), 'entry', ARGV[3], 'run', 1, 'fence', fence, 'atok', ARGV[8],
   'wake', 0) -- all that came until now is in this reply
