@@ -157,11 +157,11 @@ def number(value: object) -> Decimal | None:
         found = Decimal(value)
     elif isinstance(value, float):
         found = Decimal(repr(float(value)))
-    elif isinstance(value, Decimal):
+    elif isinstance(value, Decimal) and len(value.as_tuple().digits) <= _DIGITS_MAX:
         found = value
     else:
         return None
-    if not found.is_finite() or len(found.as_tuple().digits) > _DIGITS_MAX:
+    if not found.is_finite():
         return None
     if not found:
         return _ZERO
