@@ -7,6 +7,7 @@ divided by the number of columns (Bonferroni), and a smallest effect, since with
 """
 
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,7 +16,6 @@ import pandas as pd
 from scipy import stats
 
 from driftwarden.pipelines.estimator import column_kind
-from driftwarden.pipelines.quiet import quiet
 
 JsonObject = dict[str, Any]
 Table = TypeVar("Table", pd.DataFrame, "pd.Series[Any]")
@@ -183,7 +183,9 @@ def _evidently(
     """Evidently's p-value of every column; each column is tested on its own known values."""
     if not kinds:
         return {}
-    quiet()
+    os.environ.setdefault(
+        "DO_NOT_TRACK", "true"
+    )  # no telemetry; nothing else, since this also runs in users' processes
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import Value
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, shorten
 from driftwarden.pipelines import estimator
 from driftwarden.pipelines.detection import ALPHA, Detection, Roles, detect
 from driftwarden.pipelines.diagnostics.bootstrap import block_weights
@@ -75,7 +75,7 @@ def load_tables(request: MonitorRequest) -> Tables:
             raise BadInput("empty table", got="0 rows", expected="at least one row", where=file)
     for name in (request.target, request.prediction, request.time_column):
         if name is not None and name not in reference.columns:
-            expected = f"a column `{name}`"
+            expected = f"one of {shorten(', '.join(map(str, reference.columns)), 200)}"
             raise BadInput("column is not there", got=name, expected=expected, where=request.reference)
     time_column = request.time_column or _only_moment(reference, current)
     return Tables(reference, current, Roles(request.target, request.prediction, time_column))

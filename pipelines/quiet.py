@@ -15,8 +15,12 @@ _VARIABLES = {
 
 
 def quiet() -> None:
-    """Silence the libraries in this process and its children; to be called before they are imported."""
+    """Silence the libraries in this process and its children; to be called before they are imported.
+
+    For driftwarden's own processes only, never in a user's pipeline.
+    """
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
-    for library in ("alembic", "mlflow", "kedro"):
+    for library in ("alembic", "mlflow"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("kedro").setLevel(logging.CRITICAL)  # what fails is raised to the caller, who says it once
