@@ -49,7 +49,8 @@ def move_champion(
     if found is not None and found["state"] == "done":
         return found
     champion = registry.champion(model)
-    if found is None or found["state"] != "begun":
+    fresh = found is None or found["state"] != "begun"
+    if found is None or fresh:
         if champion != expected:
             raise Refused(f"champion of `{model.registered_model}` is version {champion}, expected {expected}")
         found = {**record, **origin(request), "state": "begun", "before": expected, "after": target, "changed": True}
@@ -64,7 +65,14 @@ def move_champion(
     tags = {INCIDENT_TAG: request.incident, CORRELATION_TAG: request.correlation_id}
     registry.tag_version(model, after, tags | ({PREVIOUS_TAG: str(before)} if forward else {}))
     parts.on_step("tagged")
-    registry.set_champion(model, after, expected=before, lock=lease)
+    try:
+        registry.set_champion(model, after, expected=before, lock=lease)
+    except Refused:
+        if (
+            fresh
+        ):  # begun by this very call: the alias was surely not moved, and the record must not say that it may have been
+            registry.put_effect(model, key, {**found, "state": "refused", "changed": False}, lock=lease)
+        raise
     parts.on_step("moved")
     return finish(parts, request, key, found)
 

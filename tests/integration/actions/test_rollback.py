@@ -1,5 +1,6 @@
 """`rollback` against a real registry."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -105,3 +106,43 @@ def test_an_alias_that_reads_back_differently_asks_a_human(world: Any, monkeypat
     with pytest.raises(AskHuman, match="reads back as 2"):
         world.action(ROLLBACK).execute(request)
     assert world.action(ROLLBACK).lookup(request) is None
+
+
+def test_a_champion_moved_within_the_call_is_refused_then_and_later(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody moves the alias after our record and before our move: nothing was done, and a retry says the same."""
+    request = _with_three_versions(world).request(ROLLBACK, {"to_version": 1})
+    tag_version = world.registry.tag_version
+
+    def meanwhile(*arguments: Any) -> None:
+        tag_version(*arguments)
+        world.set_alias("champion", 2)
+
+    monkeypatch.setattr(world.registry, "tag_version", meanwhile)
+    for _ in range(2):
+        with pytest.raises(Refused, match="version 2, expected 3"):
+            world.action(ROLLBACK).execute(request)
+    assert world.registry.champion(world.model) == 2
+
+
+def test_of_two_incidents_at_once_one_moves_the_alias(world: Any) -> None:
+    """Both were decided for champion 3: the second finds another one and is refused."""
+    _with_three_versions(world)
+    requests = [world.request(ROLLBACK, {"to_version": version}) for version in (1, 2)]
+    outcomes: list[int | str] = []
+
+    def run(request: Any) -> None:
+        try:
+            outcomes.append(world.action(ROLLBACK).execute(request).after)
+        except Refused:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=run, args=(request,)) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert outcomes.count("refused") == 1
+    assert world.registry.champion(world.model) in outcomes
