@@ -78,7 +78,7 @@ def _expired(scans: list[FileScan], now: datetime, age_max: timedelta | None, by
     gone: list[FileScan] = []
     kept_streams: set[str | None] = set()
     for scan in sorted(scans, key=lambda scan: (scan.last_ts, scan.first_seq)):
-        old = age_max is not None and now - parse_rfc3339(scan.last_ts) > age_max
+        old = age_max is not None and now - parse_rfc3339(scan.last_ts.decode()) > age_max
         large = bytes_max is not None and total > bytes_max
         if scan.stream in kept_streams or not (old or large) or files.is_being_written(scan.path):
             kept_streams.add(scan.stream)

@@ -3,17 +3,18 @@
 import hashlib
 from collections.abc import Sequence
 
+_sha256 = hashlib.sha256
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
 def leaf_hash(entry: bytes) -> bytes:
     """Hash of one entry (a line of the log without its newline), 32 bytes."""
-    return hashlib.sha256(b"\x00" + entry).digest()
+    return _sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Hash of two subtrees, 32 bytes."""
-    return hashlib.sha256(b"\x01" + left + right).digest()
+    return _sha256(b"\x01" + left + right).digest()
 
 
 class Tree:
@@ -22,25 +23,32 @@ class Tree:
     def __init__(self) -> None:
         """Start empty."""
         self.size = 0
-        self._roots: list[bytes] = []
+        self._roots: list[bytes] = []  # by height; empty where the size's binary digit is 0
 
     def add(self, leaf: bytes) -> None:
         """Append one leaf hash."""
-        carry, size = leaf, self.size
-        while size & 1:
-            carry = node_hash(self._roots.pop(), carry)
-            size >>= 1
-        self._roots.append(carry)
-        self.size += 1
+        self.extend(leaf)
+
+    def extend(self, leaves: bytes | bytearray) -> None:
+        """Append leaf hashes, 32 bytes each, one after another; whole levels are hashed at a time."""
+        self.size += len(leaves) // 32
+        height, row = 0, bytes(leaves)
+        while row:
+            if height == len(self._roots):
+                self._roots.append(b"")
+            row = self._roots[height] + row
+            paired = len(row) // 64 * 64
+            self._roots[height] = row[paired:]
+            row = b"".join([_sha256(b"\x01" + row[at : at + 64]).digest() for at in range(0, paired, 64)])
+            height += 1
 
     def root(self) -> bytes:
         """The tree's root over all leaves so far, 32 bytes."""
-        if not self._roots:
-            return EMPTY_ROOT
-        root = self._roots[-1]
-        for left in reversed(self._roots[:-1]):
-            root = node_hash(left, root)
-        return root
+        root = b""
+        for subtree in self._roots:
+            if subtree:
+                root = node_hash(subtree, root) if root else subtree
+        return root or EMPTY_ROOT
 
 
 def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,14 +191,17 @@ def _base64(text: str) -> bytes | None:
 
 def signature_holds(note: Note, public: bytes) -> bool:
     """Whether the note was signed by the holder of this public key."""
+    return note.key_id == key_id(KEY_NAME, public) and _holds(public, note.signature_bytes, note.text.encode())
+
+
+@lru_cache(maxsize=4096)
+def _holds(public: bytes, signature: bytes, text: bytes) -> bool:
     _ed25519()
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    if note.key_id != key_id(KEY_NAME, public):
-        return False
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(note.signature_bytes, note.text.encode())
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -15,6 +15,7 @@ FORMAT = "driftwarden-audit/1"
 GENESIS = "0" * 64
 RECORD_TYPES: tuple[str, ...] = get_args(RecordType)
 ACTOR_KINDS = ("service", "agent", "human", "timer")
+_TYPES, _ACTOR_KEYS = frozenset(RECORD_TYPES), {"kind", "id"}
 KEYS = frozenset(
     ("@hash", "actor", "body", "causation", "correlation_id", "incident", "prev", "seq", "stream", "ts", "type", "v")
 )
@@ -74,12 +75,29 @@ def seal(rest: bytes) -> tuple[bytes, str]:
     return b'%b%b",%b' % (HEAD, digest.encode(), rest[1:]), digest
 
 
-def field_fault(document: Any) -> str | None:  # noqa: C901 - one flat list of the fields, in their order
+def field_fault(document: Any) -> str | None:
     """Say what is wrong with the fields of a parsed record, or None; the same rules as the JSON Schema, much faster."""
+    if fault := content_fault(document):
+        return fault
+    if type(document["prev"]) is not str or not HEX_64.fullmatch(document["prev"]):
+        return "prev is not 64 hex digits"
+    if type(document["seq"]) is not int or document["seq"] < 0:
+        return "seq is not a whole number from 0"
+    if type(document["stream"]) is not str or not STREAM_NAME.fullmatch(document["stream"]):
+        return "stream is not a name"
+    if type(document["ts"]) is not str or not _TS.fullmatch(document["ts"]):
+        return "ts is not RFC 3339 in UTC with six digits"
+    if type(document["v"]) is not int or document["v"] != 1:
+        return "v is not 1"
+    return None
+
+
+def content_fault(document: Any) -> str | None:
+    """The part of `field_fault` that the bytes at a line's end do not show: keys, actor, body, ids, an existing moment."""
     if type(document) is not dict or document.keys() != KEYS:
         return f"keys {_shown(document)}, expected exactly {', '.join(sorted(KEYS))}"
     actor = document["actor"]
-    if type(actor) is not dict or actor.keys() != {"kind", "id"} or type(actor["id"]) is not str:
+    if type(actor) is not dict or actor.keys() != _ACTOR_KEYS or type(actor["id"]) is not str:
         return "actor is not {kind, id}"
     if actor["kind"] not in ACTOR_KINDS:
         return f"actor kind, expected one of {', '.join(ACTOR_KINDS)}"
@@ -92,28 +110,15 @@ def field_fault(document: Any) -> str | None:  # noqa: C901 - one flat list of t
         return "correlation_id is neither null nor 32 hex digits"
     if incident is not None and type(incident) is not str:
         return "incident is neither null nor a string"
-    if type(document["prev"]) is not str or not HEX_64.fullmatch(document["prev"]):
-        return "prev is not 64 hex digits"
-    if type(document["seq"]) is not int or document["seq"] < 0:
-        return "seq is not a whole number from 0"
-    if type(document["stream"]) is not str or not STREAM_NAME.fullmatch(document["stream"]):
-        return "stream is not a name"
-    if type(document["ts"]) is not str or not is_ts(document["ts"]):
-        return "ts is not RFC 3339 in UTC with six digits"
-    if document["type"] not in RECORD_TYPES:
+    if document["type"] not in _TYPES:
         return "type is not known"
-    if type(document["v"]) is not int or document["v"] != 1:
-        return "v is not 1"
-    return None
+    return None if _exists(document["ts"]) else "ts is not a moment that exists"
 
 
-def is_ts(text: str) -> bool:
-    """Whether a text is a moment in the log's one form."""
-    if not _TS.fullmatch(text):
-        return False
+def _exists(ts: Any) -> bool:
     try:
-        datetime.fromisoformat(text)
-    except ValueError:
+        datetime.fromisoformat(ts)
+    except (TypeError, ValueError):
         return False
     return True
 

@@ -10,7 +10,17 @@ from driftwarden.audit import notes
 from driftwarden.audit.codec import NotCanonical, decode_canonical
 from driftwarden.audit.files import whole_lines
 from driftwarden.audit.merkle import Tree, leaf_hash
-from driftwarden.audit.record import GENESIS, HASH_END, HEAD, HEX_64, LINE_BYTES_MAX, REST, field_fault
+from driftwarden.audit.record import (
+    GENESIS,
+    HASH_END,
+    HEAD,
+    HEX_64,
+    LINE_BYTES_MAX,
+    RECORD_TYPES,
+    REST,
+    content_fault,
+    field_fault,
+)
 from driftwarden.errors import BadInput
 
 # Everything after `incident` has one form; the bytes before it cannot hold `","prev":"` outside of an escaped string.
@@ -21,6 +31,10 @@ _END = re.compile(
 _END_BYTES = 420
 _PREV = b',"prev":"'
 _READ_TYPES = frozenset((b"open", b"checkpoint", b"erasure"))
+_TS = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_TS_BYTES = 27
+_TYPE_ENDS = {b'","type":"%b","v":1}' % kind.encode(): kind.encode() for kind in RECORD_TYPES}
+_sha256 = hashlib.sha256
 
 
 @dataclass(frozen=True)
@@ -57,11 +71,12 @@ class FileScan:
     stream: str | None = None
     first_seq: int = 0
     first_prev: str = GENESIS
-    first_ts: str = ""
+    first_ts: bytes = b""
     last_hash: str = GENESIS
-    last_ts: str = ""
+    last_ts: bytes = b""
     hashes: bytearray = field(default_factory=bytearray)
     leaves: bytearray = field(default_factory=bytearray)
+    roots: dict[int, bytes] = field(default_factory=dict)
     references: list[Reference] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     checkpoints: list[tuple[int, notes.Note]] = field(default_factory=list)
@@ -79,10 +94,11 @@ class FileScan:
 
     def root_at(self, size: int) -> bytes:
         """Merkle root of the first `size` records."""
-        tree = Tree()
-        for start in range(0, 32 * size, 32):
-            tree.add(bytes(self.leaves[start : start + 32]))
-        return tree.root()
+        if size not in self.roots:
+            tree = Tree()
+            tree.extend(self.leaves[: 32 * size])
+            self.roots[size] = tree.root()
+        return self.roots[size]
 
     def blame(self, line: int | None, what: str) -> None:
         """Keep a fault, unless an earlier one is known."""
@@ -119,37 +135,44 @@ class Scanner:
 
     def _line(self, number: int, line: bytes) -> None:
         scan = self._scan
-        digest = _own_hash(line)
-        end = line.rfind(_PREV, max(0, len(line) - _END_BYTES))
-        match = _END.fullmatch(line, end + 1) if end >= 0 else None
-        if match is None:
-            raise _Stop(_why_unreadable(line))
-        kind = match[5]
-        document = self._document(line, kind)
-        self._chain(match)
-        if kind in _READ_TYPES:
-            self._special(number, kind, document)
+        digest, text = _own_hash(line)
+        kind = self._continues(line) or self._chain(line)
+        if self._strict or kind in _READ_TYPES:
+            document = _document(line)
+            if kind in _READ_TYPES:
+                self._special(number, kind, document)
         scan.records = number
-        scan.last_hash = digest.hex()
+        scan.last_hash = text
         scan.hashes += digest
-        leaf = leaf_hash(line)
-        scan.leaves += leaf
-        self._tree.add(leaf)
+        scan.leaves += leaf_hash(line)
 
-    def _document(self, line: bytes, kind: bytes) -> Any:
-        if not self._strict and kind not in _READ_TYPES:
-            return None
-        try:
-            document = decode_canonical(line)
-        except NotCanonical as error:
-            raise _Stop(f"the record is damaged: {error}") from None
-        if what := field_fault(document):
-            raise _Stop(f"the record is malformed: {what}")
-        return document
-
-    def _chain(self, match: re.Match[bytes]) -> None:
+    def _continues(self, line: bytes) -> bytes | None:
+        """The record's type where its end is the one that must follow the record before; None: look closer."""
         scan = self._scan
-        prev, seq, stream, ts = match[1].decode(), int(match[2]), match[3].decode(), match[4].decode()
+        if scan.stream is None:
+            return None
+        seq = scan.first_seq + scan.records
+        end = f',"prev":"{scan.last_hash}","seq":{seq},"stream":"{scan.stream}","ts":"'.encode()
+        at = line.rfind(end, max(0, len(line) - _END_BYTES))
+        if at < 0:
+            return None
+        at += len(end)
+        ts = line[at : at + _TS_BYTES]
+        if ts < scan.last_ts or not _TS.fullmatch(ts):
+            return None
+        kind = _TYPE_ENDS.get(line[at + _TS_BYTES :])
+        if kind is not None:
+            scan.last_ts = ts
+        return kind
+
+    def _chain(self, line: bytes) -> bytes:
+        """The record's type, by a close look at its end; raises _Stop where it does not follow the record before."""
+        scan = self._scan
+        at = line.rfind(_PREV, max(0, len(line) - _END_BYTES))
+        match = _END.fullmatch(line, at + 1) if at >= 0 else None
+        if match is None or match[5].decode() not in RECORD_TYPES:
+            raise _Stop(_why_unreadable(line))
+        prev, seq, stream, ts = match[1].decode(), int(match[2]), match[3].decode(), match[4]
         if scan.stream is None:
             if (seq == 0) != (prev == GENESIS):
                 raise _Stop(f"seq {seq} with prev {prev[:16]}…, expected 64 zeros exactly where seq is 0")
@@ -162,8 +185,9 @@ class Scanner:
             if prev != scan.last_hash:
                 raise _Stop(f"prev {prev[:16]}…, expected the hash of the record before it, {scan.last_hash[:16]}…")
             if ts < scan.last_ts:
-                raise _Stop(f"ts {ts} is before {scan.last_ts} of the record before it")
+                raise _Stop(f"ts {ts.decode()} is before {scan.last_ts.decode()} of the record before it")
         scan.last_ts = ts
+        return match[5]
 
     def _special(self, number: int, kind: bytes, document: Any) -> None:
         scan, body = self._scan, document["body"]
@@ -194,7 +218,9 @@ class Scanner:
         note = notes.parse_note(body["note"], where="note")
         if (note.stream, note.first_seq) != (scan.stream, scan.first_seq) or note.size != scan.records:
             raise _Stop(f"the checkpoint speaks of {note.size} records of `{note.stream}` from seq {note.first_seq}")
-        if note.root != self._tree.root():
+        self._tree.extend(scan.leaves[32 * self._tree.size :])
+        scan.roots[scan.records] = self._tree.root()
+        if note.root != scan.roots[scan.records]:
             raise _Stop("the checkpoint's Merkle root is not that of the records before it")
         if scan.key is not None and not notes.signature_holds(note, scan.key):
             raise _Stop("the checkpoint's signature does not hold under the key of this file's open record")
@@ -218,16 +244,28 @@ def _removal(line: int, item: dict[str, Any]) -> Removal:
     return Removal(line, str(item["name"]), str(item["stream"]), first, last, _hash(item["last_hash"]))
 
 
-def _own_hash(line: bytes) -> bytes:
-    """The digest of a line that is the one it states; raises _Stop."""
+def _own_hash(line: bytes) -> tuple[bytes, str]:
+    """The digest of a line that is the one it states, raw and in hex; raises _Stop."""
     if len(line) > LINE_BYTES_MAX:
         raise _Stop(f"a line of {len(line)} bytes")
     if line[:10] != HEAD or line[HASH_END:REST] != b'",':
         raise _Stop(_why_unreadable(line))
-    digest = hashlib.sha256(b"{" + line[REST:])
-    if digest.hexdigest().encode() != line[10:HASH_END]:
+    digest = _sha256(b"{" + line[REST:])
+    text = digest.hexdigest()
+    if text.encode() != line[10:HASH_END]:
         raise _Stop("the hash does not match the record")
-    return digest.digest()
+    return digest.digest(), text
+
+
+def _document(line: bytes) -> Any:
+    """The record behind a line that is canonical and complete; raises _Stop."""
+    try:
+        document = decode_canonical(line)
+    except NotCanonical as error:
+        raise _Stop(f"the record is damaged: {error}") from None
+    if what := content_fault(document):
+        raise _Stop(f"the record is malformed: {what}")
+    return document
 
 
 def _why_unreadable(line: bytes) -> str:

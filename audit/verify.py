@@ -136,7 +136,7 @@ class _Verification:
                 if scan.first_seq <= before.last_seq + 1 or not self._is_excused(stream, scan):
                     scan.blame(1, f"does not continue {before.path.name}, which ends with seq {before.last_seq}")
             elif scan.first_ts < before.last_ts:
-                scan.blame(1, f"ts {scan.first_ts} is before {before.last_ts}, the end of {before.path.name}")
+                scan.blame(1, f"its first ts is before the last one of {before.path.name}")
 
     def _is_excused(self, stream: str, scan: FileScan) -> bool:
         """Whether the files before this one are known to be gone: by retention, or by a checkpoint that was given."""
