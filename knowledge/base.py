@@ -159,7 +159,7 @@ class ChromaKnowledge:
             self._index.remove(kind, list(self._index.digests(kind)))
 
     def _found(self, query: str, kinds: tuple[Kind, ...], root_cause: str | None) -> tuple[KnowledgeHit, ...]:
-        candidates = [found for each in kinds for found in self._index.nearest(each, query, root_cause)]
+        candidates = [found for each in kinds for found in self._index.candidates(each, query, root_cause)]
         parents: dict[tuple[Kind, str], list[tuple[float, JsonObject]]] = {}
         for score, candidate in rank(query, candidates):
             key = (candidate.kind, candidate.metadata["parent"])

@@ -18,12 +18,15 @@ from driftwarden.contracts.ports import JsonObject
 from driftwarden.errors import BadInput, Error, NotInstalled, Retry
 from driftwarden.knowledge.passages import FORMAT, Kind, Passage
 from driftwarden.knowledge.ranking import Candidate
+from driftwarden.knowledge.texts import telling_words
 from driftwarden.strict import loads_json
 
 log = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = ("runbook", "incident")
 CANDIDATES_MAX = 400
+HOLDING_MAX = 100
+WORDS_MAX = 4
 PAGE = 1_000
 ASIDE_KEPT = 2
 _HNSW = {"hnsw": {"space": "cosine", "ef_search": CANDIDATES_MAX, "ef_construction": 400, "max_neighbors": 32}}
@@ -85,8 +88,8 @@ class ChromaIndex:
         for start in range(0, len(ids), PAGE):
             self._collections[kind].delete(ids=list(ids[start : start + PAGE]))
 
-    def nearest(self, kind: Kind, text: str, root_cause: str | None) -> list[Candidate]:
-        """The passages nearest to the text by cosine, at most `CANDIDATES_MAX`."""
+    def candidates(self, kind: Kind, text: str, root_cause: str | None) -> list[Candidate]:
+        """The passages nearest to the text by cosine, and in a large collection those that hold its rarest-looking words."""
         collection = self._collections[kind]
         count = collection.count()
         if count == 0:
@@ -97,11 +100,32 @@ class ChromaIndex:
             where=_where(root_cause),
             include=["distances", "documents", "metadatas"],
         )
-        columns = (found["distances"][0], found["metadatas"][0], found["documents"][0])
-        return [
-            Candidate(kind=kind, similarity=1.0 - float(distance), metadata=dict(metadata), text=document)
-            for distance, metadata, document in zip(*columns, strict=True)
-        ]
+        columns = (found["ids"][0], found["distances"][0], found["metadatas"][0], found["documents"][0])
+        candidates = {
+            id: Candidate(kind=kind, similarity=1.0 - float(distance), metadata=dict(metadata), text=document)
+            for id, distance, metadata, document in zip(*columns, strict=True)
+        }
+        if count > CANDIDATES_MAX:
+            for id, candidate in self._holding(kind, text, root_cause):
+                candidates.setdefault(id, candidate)
+        return list(candidates.values())
+
+    def _holding(self, kind: Kind, text: str, root_cause: str | None) -> Iterable[tuple[str, Candidate]]:
+        from driftwarden.knowledge.embedding import embed
+
+        query = embed(text)
+        for word in telling_words(text, WORDS_MAX):
+            page = self._collections[kind].get(
+                where=_where(root_cause),
+                where_document={"$contains": word},
+                include=["documents", "embeddings", "metadatas"],
+                limit=HOLDING_MAX,
+            )
+            for id, document, vector, metadata in zip(
+                page["ids"], page["documents"], page["embeddings"], page["metadatas"], strict=True
+            ):
+                similarity = float(query @ vector)
+                yield id, Candidate(kind=kind, similarity=similarity, metadata=dict(metadata), text=document)
 
     def check(self) -> None:
         """Raise IndexDamaged where the vectors do not answer for what the tables hold."""
@@ -114,8 +138,12 @@ class ChromaIndex:
                 raise IndexDamaged(f"collection of {kind}s does not find its own passages")
 
     def close(self) -> None:
-        """Let go of the client."""
-        self._client.close()
+        """Let go of the client; one that is too damaged to be closed is left behind."""
+        try:
+            with damage():
+                self._client.close()
+        except IndexDamaged as error:
+            log.warning("knowledge index not closed: %s", error.diagnostics())
 
 
 def _where(root_cause: str | None) -> Mapping[str, Any] | None:
@@ -245,11 +273,14 @@ def open_server(url: str) -> ChromaIndex:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
         raise BadInput("Chroma server", got=url, expected="a URL like `http://127.0.0.1:8000`")
     chromadb = import_chroma()
-    with damage():
-        client = chromadb.HttpClient(
-            host=parts.hostname,
-            port=parts.port or (443 if parts.scheme == "https" else 80),
-            ssl=parts.scheme == "https",
-            settings=chromadb.config.Settings(anonymized_telemetry=False),
-        )
-        return ChromaIndex(client, prefix="driftwarden-")
+    try:
+        with damage():
+            client = chromadb.HttpClient(
+                host=parts.hostname,
+                port=parts.port or (443 if parts.scheme == "https" else 80),
+                ssl=parts.scheme == "https",
+                settings=chromadb.config.Settings(anonymized_telemetry=False),
+            )
+            return ChromaIndex(client, prefix="driftwarden-")
+    except IndexDamaged as error:
+        raise Retry(f"Chroma server `{url}` does not serve: {error.diagnostics()}") from None

@@ -17,7 +17,8 @@ FORMAT = "1"
 
 
 class Passage(Value):
-    """One entry of the index: a section of a runbook, or a whole incident. `search_text` is embedded, `text` is shown."""
+    """One entry of the index: a section of a runbook, or a whole incident. `search_text` (lowercase) is embedded and looked
+    through for words, `text` is shown."""
 
     id: str
     kind: Kind
@@ -63,7 +64,7 @@ def runbook_passages(runbook: Runbook, *, origin: Literal["packaged", "added"]) 
             position=position,
             title=title,
             text=bounded(f"{section.heading}\n{section.text}"),
-            search_text=bounded(f"{subject}\n{section.heading}\n{section.text}", SEARCH_CHARS_MAX),
+            search_text=bounded(f"{subject}\n{section.heading}\n{section.text}", SEARCH_CHARS_MAX).lower(),
             root_causes=tuple(runbook.root_causes),
             facts=facts,
         )
@@ -95,7 +96,7 @@ def incident_passage(incident: PastIncident) -> Passage:
         position=0,
         title=line(f"{incident.model}: {incident.root_cause}, {incident.action}, {helped}"),
         text=bounded(f"{head}\n{summary}"),
-        search_text=bounded(f"{head}\n{summary}", SEARCH_CHARS_MAX),
+        search_text=bounded(f"{head}\n{summary}", SEARCH_CHARS_MAX).lower(),
         root_causes=(line(incident.root_cause, 40),),
         facts={
             "model": line(incident.model),

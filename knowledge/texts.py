@@ -66,6 +66,12 @@ def words(text: str) -> list[str]:
     return found
 
 
+def telling_words(text: str, count: int) -> list[str]:
+    """The words that look rarest: names and numbers before plain words, long before short."""
+    found = dict.fromkeys(words(text))
+    return sorted(found, key=lambda word: (word.isalpha(), -len(word)))[:count]
+
+
 def stems(text: str) -> list[str]:
     """The words of a text with common English endings removed (a light stemmer: `readings` and `read` meet)."""
     return [_stem(word) for word in words(text)]

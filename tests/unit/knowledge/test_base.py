@@ -8,7 +8,7 @@ import pytest
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import BadInput, Retry
 from driftwarden.knowledge import ChromaKnowledge, MemoryRecordStore, base, packaged_runbooks
-from driftwarden.knowledge.index import IndexFolder
+from driftwarden.knowledge.index import CANDIDATES_MAX, IndexFolder
 from driftwarden.knowledge.texts import TEXT_CHARS_MAX
 
 OWN = """---
@@ -96,6 +96,20 @@ def test_kind_and_cause_filter(folder: Path, records: MemoryRecordStore, inciden
     entries = knowledge.entries(root_cause="unit_change")
     assert [entry.kind for entry in entries] == ["runbook"] * (len(entries) - 1) + ["incident"]
     knowledge.close()
+
+
+def test_the_one_word_that_matters_is_found_among_many_alike(
+    folder: Path, records: MemoryRecordStore, incident: PastIncident
+) -> None:
+    """Where more incidents are alike than are ranked by vector, a device's number still finds its own."""
+    for number in range(CANDIDATES_MAX + 100):
+        summary = f"Sensor Unit-{number * 7919} failed in hall {number % 17}."
+        alike = incident.model_copy(update={"id": f"inc-{number}", "summary": summary})
+        records.put(f"incident:inc-{number}", {"type": "incident", **alike.model_dump(mode="json")})
+    knowledge = ChromaKnowledge(folder, records)
+    found = knowledge.search(f"sensor unit-{333 * 7919} failed in a hall", kind="incident", limit=1)
+    knowledge.close()
+    assert [hit.id for hit in found] == ["inc-333"]
 
 
 def test_scores_are_shares_in_order(knowledge: ChromaKnowledge) -> None:

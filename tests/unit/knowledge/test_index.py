@@ -124,7 +124,7 @@ def test_a_fault_in_the_middle_of_the_work_is_mended(
     def panics(*arguments: object) -> None:
         raise Panic("range end index out of bounds")
 
-    monkeypatch.setattr(knowledge._index, "nearest", panics)
+    monkeypatch.setattr(knowledge._index, "candidates", panics)
     assert knowledge.search("boiler thermometer", kind="incident")[0].id == "inc-0001"
     knowledge.close()
     assert "Panic: range end index" in caplog.text
