@@ -345,8 +345,6 @@ def _received(connection: socket.socket) -> bytes:
 def _killed(run: _Run, number: int, log: str) -> Error:
     if number == signal.SIGXCPU:
         return GiveUp(f"{run.task} was stopped by its processor time limit{log}")
-    if number == signal.SIGXFSZ:
-        return GiveUp(f"{run.task} was stopped by its file size limit{log}")
     if number in {signal.SIGABRT, signal.SIGSEGV} and _OUT_OF_MEMORY.search(log):
         return GiveUp(f"{run.task} was stopped by its memory limit{log}")
     return Retry(f"the process of {run.task} was killed by signal {number}{log}")

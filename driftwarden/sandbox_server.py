@@ -9,6 +9,7 @@ The server stays single-threaded, because a fork copies one thread and every loc
 
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -29,6 +30,7 @@ CONTROL_FD = 0
 REQUEST_BYTES_MAX = 65536
 _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_S = 1.0
+_LIMIT_OF_ERRNO = {errno.EFBIG: "file size", errno.EMFILE: "open files", errno.ENOMEM: "memory"}
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,10 @@ def run_task(request: dict[str, Any], prefixes: tuple[str, ...]) -> int:
     except MemoryError:
         text = json.dumps({"error": "limit", "message": "memory"})
     except Exception as error:  # noqa: BLE001 - the boundary of the sandbox: whatever was raised becomes the answer
+        limit = _LIMIT_OF_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
         text = json.dumps({"error": "exception", "message": f"{type(error).__name__}: {error}"})
+        if limit is not None:
+            text = json.dumps({"error": "limit", "message": limit})
     partial = folder / "answer.part"
     partial.write_text(text, encoding="utf-8")
     partial.rename(folder / "answer.json")

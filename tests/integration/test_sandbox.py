@@ -39,6 +39,14 @@ def wide(payload):
     Path("big").write_bytes(b"x" * (1 << 20))
     return {}
 
+def hoard(payload):
+    return {"files": len([open(os.devnull) for _ in range(5000)])}
+
+def abort(payload):
+    print("terminate called after throwing an instance of std::bad_alloc")
+    sys.stdout.flush()
+    os.abort()
+
 def leave(payload):
     sys.exit(3)
 
@@ -137,7 +145,9 @@ def test_the_child_sees_no_secret_and_an_empty_folder(sandbox: ProcessSandbox) -
     ("task", "reason"),
     [
         ("hog", "memory limit"),
-        ("wide", "File too large"),
+        ("wide", "file size limit"),
+        ("hoard", "open files limit"),
+        ("abort", "memory limit.*bad_alloc"),
         ("spin", "processor time limit"),
     ],
 )
