@@ -10,6 +10,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
+from driftwarden.errors import BadInput
 from driftwarden.policies.facts import DECIMAL
 from driftwarden.strict import decimal_text
 
@@ -18,8 +19,15 @@ _PLAIN_DIGITS_MAX = 38  # beyond some forty places the shortest form has an expo
 
 
 def facts_digest(facts: Any) -> str:
-    """`sha256:<64 hex>` of the RFC 8785 form of a document, every number as its shortest decimal string."""
-    return "sha256:" + hashlib.sha256(_encode(facts).encode("utf-8", "surrogatepass")).hexdigest()
+    """`sha256:<64 hex>` of the RFC 8785 form of a document, every number as its shortest decimal string.
+
+    Raises BadInput where it is nested without end.
+    """
+    try:
+        text = _encode(facts)
+    except RecursionError:
+        raise BadInput("facts", got="nested too deeply", expected="at most some hundred levels") from None
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def canonical_facts(facts: Any) -> Any:
@@ -75,6 +83,8 @@ def _encode(value: Any) -> str:
     if kind is bool:
         return "true" if value else "false"
     if kind is dict:
+        if not all(type(key) is str for key in value):
+            value = {str(key): item for key, item in value.items()}
         if all(map(str.isascii, value)):
             items = sorted(value.items())
         else:  # RFC 8785 sorts by UTF-16 code units
