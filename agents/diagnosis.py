@@ -6,8 +6,9 @@ How the confidence of a cause comes about
    measurement's own confidence where there is no test; size runs from 0.6 at the practical floor (significant, barely
    material) to 1 at what practitioners would call plain, linearly (`size`). The floors are those of the diagnostics; the
    plain sizes stand in `PLAIN`. Facts (a column is gone) have support 0.99.
-2. **Harm** h = (2 P(worse) - 1) x loss / 0.04, both cut to 0..1: 1 where the champion surely lost 4 % or more. Where nothing
-   was measured it is unknown, and whatever rests on its absence is multiplied by 0.8.
+2. **Harm** h: P(worse) from 0.80 to 0.99 x loss from 1 % to 5 %, each 0..1: 1 where the champion surely lost 5 % or more,
+   0 in nearly every window without drift. Where nothing was measured it is unknown, and whatever rests on its absence is
+   multiplied by 0.8.
 3. **Explaining away.** A broken input makes everything behind it look drifted. With d the largest support of a data fault
    (schema, swap, unit, stuck, missing, outliers, upstream): changed relation, new categories and moved labels count
    (1 - d); columns that a fault or a new category names are no evidence of a covariate shift. A new category and a changed
@@ -55,7 +56,8 @@ PLAIN = {
     "concept": 0.08,
 }
 FACT = 0.99
-HARM_PLAIN = 0.04
+HARM_LOSS = (0.01, 0.05)
+HARM_CERTAINTY = (0.80, 0.99)
 HARM_UNKNOWN_FACTOR = 0.8
 EVENT_PRIORS = {"schema_change": 0.6, "pipeline_failure": 0.75}
 UPSTREAM_COLUMNS_MIN = 3
@@ -115,8 +117,8 @@ def _harm(read: Reader) -> float | None:
     found = read.get("performance", PerformanceMeasure)
     if found is None or found.relative_loss is None:
         return None
-    certainty = 0.9 if found.p_worse is None else min(1.0, max(0.0, 2 * found.p_worse - 1))
-    return certainty * ramp(found.relative_loss, 0.0, HARM_PLAIN)
+    certainty = 0.9 if found.p_worse is None else ramp(found.p_worse, *HARM_CERTAINTY)
+    return certainty * ramp(found.relative_loss, *HARM_LOSS)
 
 
 def _schema(causes: Causes, read: Reader) -> None:

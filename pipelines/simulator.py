@@ -283,14 +283,14 @@ def _failure_chance(table: pd.DataFrame, phases: tuple[Array, Array]) -> Array:
     worn = (table["tool_wear"].to_numpy(dtype=float) - 110) / 65 * (table["load"].to_numpy(dtype=float) / 62)
     heat_effect = np.where(newcomer, -1.6, 1.9) * (1 - abrupt) - 0.9 * abrupt
     shake_effect = np.where(newcomer, -1.2, 2.0) * (1 - gradual) - 0.6 * gradual
-    press_effect = 1.2 * (1 - gradual) - 1.5 * gradual
-    log_odds = -2.4 + heat_effect * heat + shake_effect * shake + press_effect * press + 0.8 * worn
+    press_effect = 1.7 * (1 - gradual) - 1.7 * gradual
+    log_odds = -2.7 + heat_effect * heat + shake_effect * shake + press_effect * press + 0.8 * worn
     return np.asarray(1 / (1 + np.exp(-np.clip(1.3 * log_odds, -30, 30))))
 
 
 def _spoil(table: pd.DataFrame, fault: Fault, span: slice, rng: np.random.Generator) -> None:
     """Spoil the readings, not the world: what a sensor, a gateway or an import makes of good values."""
-    share, place = float(rng.uniform(0.5, 0.7)), rng.random(span.stop - span.start)
+    share, place = float(rng.uniform(0.7, 0.9)), rng.random(span.stop - span.start)
     rows = table.index[span]
     if fault.kind == "unit_change" and fault.unit is not None:
         column, _, factor, offset = UNITS[fault.unit]

@@ -20,6 +20,7 @@ Kept = TypeVar("Kept")
 
 ROWS_MAX = 20_000
 CATEGORIES_MAX = 30
+MAGNITUDE_MAX = 1e100  # beyond, squares and conversions overflow
 KOLMOGOROV_MEDIAN = 0.8276
 _NUMERIC_SHARE_MIN = 0.95
 
@@ -143,7 +144,7 @@ def numbers(column: "pd.Series[Any]") -> Array:
         values = column.to_numpy(dtype=float, na_value=np.nan)
     else:
         values = pd.to_numeric(column.astype(str), errors="coerce").to_numpy(dtype=float)
-    return np.where(np.isfinite(values), values, np.nan)
+    return np.where(np.isfinite(values), np.clip(values, -MAGNITUDE_MAX, MAGNITUDE_MAX), np.nan)
 
 
 def words(column: "pd.Series[Any]") -> Array:

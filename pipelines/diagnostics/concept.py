@@ -12,7 +12,7 @@ from scipy import stats
 
 from driftwarden.contracts.measurements import ConceptMeasure
 from driftwarden.pipelines.diagnostics.bootstrap import block_weights, default_block_rows, dependence_length
-from driftwarden.pipelines.diagnostics.case import Array, DiagnosticInput
+from driftwarden.pipelines.diagnostics.case import Array, DiagnosticInput, words
 from driftwarden.pipelines.diagnostics.domain import propensities
 from driftwarden.pipelines.diagnostics.metrics import Predictions, row_losses, score_replicates, score_rows
 from driftwarden.pipelines.diagnostics.performance import judged
@@ -21,6 +21,7 @@ ALPHA = 0.01
 LOSS_FLOOR = 0.02
 EFFECTIVE_ROWS_MIN = 60
 OVERLAP_MIN = 0.2
+GAPS_KNOWN_MIN = 0.01
 REPLICATES = 300
 RATIO_MAX = 20.0
 _TINY = 1e-9
@@ -63,12 +64,24 @@ def measure_concept(case: DiagnosticInput) -> ConceptMeasure:
         return ConceptMeasure(**case.facts, unavailable="too few rows, or no feature in both tables")
     try:
         first = _side(reference, found.reference, found.reference_rows)
-        second = _side(current, found.current, found.current_rows)
+        chance = np.where(known_inputs(case)[found.current_rows], found.current, 1.0)
+        second = _side(current, chance, found.current_rows)
         if min(len(first.truth), len(second.truth)) < EFFECTIVE_ROWS_MIN:
             return ConceptMeasure(**case.facts, unavailable=f"too few labelled rows: {len(second.truth)}")
         return _measured(case, first, second)
     except ValueError as error:
         return ConceptMeasure(**case.facts, unavailable=str(error))
+
+
+def known_inputs(case: DiagnosticInput) -> Array:
+    """The window's rows whose inputs the reference can know: no category it never held, no gap where it has none."""
+    known = np.ones(len(case.current), dtype=bool)
+    for name in case.shared:
+        if case.type_of(name) == "categorical":
+            known &= np.isin(words(case.current[name]).astype(str), words(case.reference[name]).astype(str))
+        elif np.isfinite(case.values("reference", name)).mean() > 1 - GAPS_KNOWN_MIN:
+            known &= np.isfinite(case.values("current", name))
+    return known
 
 
 def _side(judged_rows: tuple[Array, Predictions, Array], chance: Array, used: Array) -> _Side:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from driftwarden.contracts.measurements import DomainMeasure
 from driftwarden.pipelines.diagnostics.bootstrap import block_weights
@@ -64,8 +65,10 @@ def _propensities(case: DiagnosticInput) -> Propensities | None:
             categorical_features=categorical,
             random_state=case.seed,
         )
-        model.fit(table[fit], window[fit], sample_weight=weight[fit])
-        chance[~fit] = model.predict_proba(table[~fit])[:, 1]
+        # Threads that wait for each other on a busy machine cost far more than these small fits.
+        with threadpool_limits(limits=1, user_api="openmp"):
+            model.fit(table[fit], window[fit], sample_weight=weight[fit])
+            chance[~fit] = model.predict_proba(table[~fit])[:, 1]
     return Propensities(chance[: len(first)], chance[len(first) :], first, second)
 
 

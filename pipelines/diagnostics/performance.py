@@ -65,7 +65,7 @@ def measure_performance(case: DiagnosticInput) -> PerformanceMeasure:
                 return measured
         if (reported := _reported(case)) is not None:
             return reported
-        if reference is not None and case.task == "classification":
+        if reference is not None and case.task == "classification" and len(case.current) >= ROWS_MIN:
             estimated = _estimated(case, reference, common)
             if estimated is not None:
                 return estimated
