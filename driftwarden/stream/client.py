@@ -146,7 +146,7 @@ def redis_errors(where: str = "redis") -> Iterator[None]:
             "redis refuses the request", got=_line(error), expected="Redis 6.2 or later", where=shown
         ) from None
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-        if "same slot" in str(error):
+        if "same" in str(error) and "slot" in str(error):
             raise _needs_hash_tag(shown) from None
         raise Retry(f"redis is away: {_line(error) or type(error).__name__} ({shown})") from None
 

@@ -222,10 +222,12 @@ def _leave(state: Path) -> bool:
 
 
 def _ensure_running(state: Path) -> str:
-    folder, socket = _folder(state), _socket_path(state)
-    if _lock_is_free(folder / "server.lock"):
+    folder, socket, started = _folder(state), _socket_path(state), False
+    while not _answers(folder, socket):  # a server that we find may be dying: then it is ours to start the next
+        if started:
+            raise BadInput("the redis server stopped at once", got=_last_words(folder), where=str(folder / "redis.log"))
         _start(state, socket)
-    _await_answer(state, socket)
+        started = True
     url_file = state / "redis.url"
     if not url_file.is_file() or url_file.read_text(encoding="utf-8") != _url(socket):
         fresh = state / f".redis.url.{os.getpid()}"
@@ -268,23 +270,21 @@ def _start(state: Path, socket: Path) -> None:
         raise BadInput("the redis server does not start", got=said[-1] if said else done.returncode, where=str(binary))
 
 
-def _await_answer(state: Path, socket: Path) -> None:
+def _answers(folder: Path, socket: Path) -> bool:
+    """Wait for the server's answer; False where none runs."""
     from driftwarden.stream.client import connect
 
-    folder, deadline = _folder(state), time.monotonic() + _START_TIMEOUT_S
-    while True:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not _lock_is_free(folder / "server.lock"):
         try:
-            client = connect(_url(socket))
+            connect(_url(socket)).close()
         except Retry:
-            pass
+            if time.monotonic() > deadline:
+                raise Retry(f"the embedded redis does not answer within {_START_TIMEOUT_S:.0f} s ({folder})") from None
+            time.sleep(_POLL_S)
         else:
-            client.close()
-            return
-        if _lock_is_free(folder / "server.lock"):
-            raise BadInput("the redis server stopped at once", got=_last_words(folder), where=str(folder / "redis.log"))
-        if time.monotonic() > deadline:
-            raise Retry(f"the embedded redis does not answer within {_START_TIMEOUT_S:.0f} s ({folder})")
-        time.sleep(_POLL_S)
+            return True
+    return False
 
 
 def _last_words(folder: Path) -> str:

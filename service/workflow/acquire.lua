@@ -45,7 +45,6 @@ if crashes > tonumber(ARGV[7]) then
   redis.call('HSET', KEYS[2], 'state', 'failed', 'done', 1, 'run', 0, 'lease', 0, 'entry', '', 'owner', '', 'wake', 0, 'crashes', 0,
     'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now)
   redis.call('DEL', KEYS[7]); redis.call('SREM', KEYS[10], ARGV[4]); redis.call('ZREM', KEYS[11], ARGV[4] .. '|' .. ARGV[5])
-  if redis.call('HGET', KEYS[3], 'open') == ARGV[4] then redis.call('HDEL', KEYS[3], 'open') end
   drop(); hand_over()
   return {'FAILED', crashes}
 end

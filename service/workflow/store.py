@@ -387,13 +387,12 @@ class WorkflowStore:
 
         def read() -> Any:
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.time()
                 for incident in ids:
                     pipe.hgetall(self.keys.wf(incident))
                     pipe.lrange(self.keys.wf(incident, "events"), 0, -1)
                 return pipe.execute()
 
-        (seconds, micros), *replies = self._ask(read)
+        replies, (seconds, micros) = self._ask(read), self._ask(self._client.time)
         now_ms = seconds * 1000 + micros // 1000
         rows = zip(ids, replies[::2], replies[1::2], strict=True)
         return tuple(

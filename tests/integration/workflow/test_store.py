@@ -202,6 +202,19 @@ def test_a_zombie_is_fenced(client: Redis, store: WorkflowStore) -> None:
     done = step(store, heir, "triaged", doc={"by": "b"})
     assert (done.version, done.crashes) == (1, 0)
     assert store.get(heir.incident).doc == {"by": "b"}
+    expire(client, done)
+    assert claim(store, "c").crashes == 1
+
+
+def test_a_new_reason_takes_over_from_a_dead_worker(client: Redis, store: WorkflowStore) -> None:
+    """The entry that the dead one held goes with its lease: nothing comes twice."""
+    opened = admit(store, drift(1))
+    dead = claim(store, "a")
+    client.hset(f"driftwarden:wf:{opened.incident}", "lease", 0)
+    store.wake(opened.incident, "operator")
+    heir = claim(store, "b")
+    assert heir.entry != dead.entry
+    assert [entry.decode() for entry, _ in client.xrange("driftwarden:activations")] == [heir.entry]
 
 
 def test_a_slow_worker_that_nobody_replaced_may_commit(client: Redis, store: WorkflowStore) -> None:

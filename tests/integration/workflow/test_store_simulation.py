@@ -290,6 +290,7 @@ class World:
         for model in MODELS:
             assert self.client.hget(f"driftwarden:model:{model}", "active") in (None, b"")
             assert self.client.zcard(f"driftwarden:model:{model}:queue") == 0
+            assert self.client.scard(f"driftwarden:model:{model}:verifying") == 0
         assert sum(len(self.store.performance_reports(model)) for model in MODELS) == self.reports
 
 
