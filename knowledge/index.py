@@ -28,6 +28,7 @@ CANDIDATES_MAX = 400
 HOLDING_MAX = 100
 WORDS_MAX = 4
 PAGE = 1_000
+SERVER_TIMEOUT_S = 20.0
 ASIDE_KEPT = 2
 _HNSW = {"hnsw": {"space": "cosine", "ef_search": CANDIDATES_MAX, "ef_construction": 400, "max_neighbors": 32}}
 
@@ -253,14 +254,16 @@ def _database_fault(path: Path) -> str:
 
 
 class damage:  # noqa: N801
-    """Context: every error of Chroma, a panic of its core included, becomes IndexDamaged; our own errors pass."""
+    """Context: every error of Chroma, a panic of its Rust core included, becomes IndexDamaged; our own errors pass."""
 
     def __enter__(self) -> None:
         """Nothing to prepare."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Translate."""
-        if error is None or isinstance(error, Error | KeyboardInterrupt | SystemExit | GeneratorExit):
+        if error is None or isinstance(error, Error):
+            return
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             return
         raise IndexDamaged(f"{type(error).__name__}: {error}") from error
 
@@ -273,14 +276,19 @@ def open_server(url: str) -> ChromaIndex:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
         raise BadInput("Chroma server", got=url, expected="a URL like `http://127.0.0.1:8000`")
     chromadb = import_chroma()
+    import httpx
+
     try:
         with damage():
+            httpx.get(f"{url.rstrip('/')}/api/v2/heartbeat", timeout=SERVER_TIMEOUT_S).raise_for_status()
             client = chromadb.HttpClient(
                 host=parts.hostname,
                 port=parts.port or (443 if parts.scheme == "https" else 80),
                 ssl=parts.scheme == "https",
                 settings=chromadb.config.Settings(anonymized_telemetry=False),
             )
+            # Chroma sets no timeout of its own: a server that hangs would hang us.
+            client._server._session.timeout = httpx.Timeout(SERVER_TIMEOUT_S)  # noqa: SLF001
             return ChromaIndex(client, prefix="driftwarden-")
     except IndexDamaged as error:
         raise Retry(f"Chroma server `{url}` does not serve: {error.diagnostics()}") from None

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,11 +33,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert process.stdout is not None
-    assert any("server listening" in line for line in process.stdout), "the server did not start"
+    stdout, listening = process.stdout, threading.Event()
+    assert stdout is not None
+
+    def drain() -> None:
+        for line in stdout:  # to the end: a full pipe would stop the server
+            if "server listening" in line:
+                listening.set()
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    assert listening.wait(60), "the server did not start"
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.communicate(timeout=10)
+    process.wait(timeout=10)
+    reader.join()
 
 
 def test_two_writers_of_one_server_see_each_other(server: str, tmp_path: Path) -> None:

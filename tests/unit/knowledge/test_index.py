@@ -119,7 +119,7 @@ def test_a_fault_in_the_middle_of_the_work_is_mended(
     knowledge = ChromaKnowledge(filled, records)
 
     class Panic(BaseException):
-        pass
+        __module__ = "pyo3_runtime"
 
     def panics(*arguments: object) -> None:
         raise Panic("range end index out of bounds")
