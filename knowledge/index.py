@@ -40,11 +40,11 @@ class IndexDamaged(Retry):
 class ChromaIndex:
     """The two collections of one Chroma client. Errors of Chroma become IndexDamaged."""
 
-    def __init__(self, client: Any, *, prefix: str = "") -> None:
-        """Open or create the collections `<prefix>runbooks` and `<prefix>incidents`."""
+    def __init__(self, client: Any, *, prefix: str = "", session: Any = None) -> None:
+        """Open or create the collections `<prefix>runbooks` and `<prefix>incidents`; `session` is closed at the end."""
         from driftwarden.knowledge.embedding import HashedText
 
-        self._client = client
+        self._client, self._session = client, session
         self._collections = {
             kind: client.get_or_create_collection(
                 f"{prefix}{kind}s",
@@ -143,6 +143,8 @@ class ChromaIndex:
         try:
             with damage():
                 self._client.close()
+                if self._session is not None:
+                    self._session.close()
         except IndexDamaged as error:
             log.warning("knowledge index not closed: %s", error.diagnostics())
 
@@ -288,7 +290,8 @@ def open_server(url: str) -> ChromaIndex:
                 settings=chromadb.config.Settings(anonymized_telemetry=False),
             )
             # Chroma sets no timeout of its own: a server that hangs would hang us.
-            client._server._session.timeout = httpx.Timeout(SERVER_TIMEOUT_S)  # noqa: SLF001
-            return ChromaIndex(client, prefix="driftwarden-")
+            session = client._server._session  # noqa: SLF001
+            session.timeout = httpx.Timeout(SERVER_TIMEOUT_S)
+            return ChromaIndex(client, prefix="driftwarden-", session=session)
     except IndexDamaged as error:
         raise Retry(f"Chroma server `{url}` does not serve: {error.diagnostics()}") from None
