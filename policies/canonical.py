@@ -1,13 +1,15 @@
 """The canonical form of facts, and its digest: equal to `driftwarden.strict.digest` wherever that is defined.
 
 It is written out here because it is taken for every decision, and because it must be total: facts that hold NaN or a
-lone surrogate are still decided (as unknown), and so have a digest.
+lone surrogate are still decided (as unknown), and so have a digest. Only what no JSON can be (a key that is not text,
+nesting without end) is refused.
 """
 
 import hashlib
 import json
 import math
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from driftwarden.errors import BadInput
@@ -16,6 +18,8 @@ from driftwarden.strict import decimal_text
 
 _quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
 _PLAIN_DIGITS_MAX = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
+_PLAIN_MAX = 10**_PLAIN_DIGITS_MAX
+_MEMO_TEXT_MAX = 64
 
 
 def facts_digest(facts: Any) -> str:
@@ -48,9 +52,9 @@ def canonical_facts(facts: Any) -> Any:
 def number_text(value: float | Decimal) -> str:
     """The shortest decimal string of a number, or the name of what is not finite."""
     if isinstance(value, int):
-        if value.bit_length() > 1000:
-            return hex(value)
-        return str(value) if abs(value) < 10**_PLAIN_DIGITS_MAX else decimal_text(Decimal(value))
+        if -_PLAIN_MAX < value < _PLAIN_MAX:
+            return str(value)
+        return decimal_text(Decimal(value)) if value.bit_length() <= 1000 else hex(value)
     if isinstance(value, float):
         text = repr(value)
         if "e" not in text and "n" not in text:
@@ -72,24 +76,37 @@ def string_text(value: str) -> str:
     return "0" if shortest == "-0" else shortest
 
 
+@lru_cache(maxsize=4096)
+def _key(key: str) -> str:
+    return _quoted(key) + ":"
+
+
+@lru_cache(maxsize=4096)
+def _string(value: str) -> str:
+    return _quoted(string_text(value))
+
+
 def _encode(value: Any) -> str:
     kind = type(value)
     if kind is str:
-        return _quoted(string_text(value))
-    if kind is float or kind is int or kind is Decimal:
+        return _string(value) if len(value) <= _MEMO_TEXT_MAX else _quoted(string_text(value))
+    if kind is int or kind is float or kind is Decimal:
         return f'"{number_text(value)}"'
     if value is None:
         return "null"
     if kind is bool:
         return "true" if value else "false"
     if kind is dict:
-        if not all(type(key) is str for key in value):
-            value = {str(key): item for key, item in value.items()}
-        if all(map(str.isascii, value)):
-            items = sorted(value.items())
-        else:  # RFC 8785 sorts by UTF-16 code units
-            items = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be", "surrogatepass"))
-        return "{" + ",".join([f"{_quoted(key)}:{_encode(item)}" for key, item in items]) + "}"
+        return "{" + ",".join([_key(key) + _encode(value[key]) for key in _ordered(value)]) + "}"
     if kind is list or kind is tuple:
         return "[" + ",".join([_encode(item) for item in value]) + "]"
-    return _encode(str(value))
+    return _encode(canonical_facts(value))
+
+
+def _ordered(value: dict[str, Any]) -> list[str]:
+    try:
+        if "".join(value).isascii():
+            return sorted(value)
+    except TypeError:
+        raise BadInput("facts", got="a key that is not text", expected="JSON objects") from None
+    return sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))  # RFC 8785: by UTF-16 code units

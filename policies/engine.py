@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from driftwarden.contracts.base import Outcome
@@ -38,7 +39,6 @@ from driftwarden.strict import JsonObject, digest, load_yaml
 Effect = Literal["escalate", "monitor", "lifted"] | None
 # An exception never touches these (semantics 9).
 BEYOND_EXCEPTIONS: Final = frozenset({"tier", "halted", "enforcement"})
-_LAST: Final = ("halted", "enforcement")
 _get_model = getter("model.name")
 
 
@@ -55,6 +55,8 @@ class Policy:
         )
         self.rules: tuple[Rule, ...] = tuple(self._compile())
         self._exceptions = _exceptions_by_rule(document.exceptions)
+        derived = any(rule.fact in {"now.weekday", "now.date"} for rule in document.require)
+        self._local_zone = document.time_zone if derived else None
 
     def _compile(self) -> Iterable[Rule]:
         yield tier_rule(self.document)
@@ -107,21 +109,35 @@ class Policy:
     def decide(self, facts: Facts) -> Decision:
         """Decide from facts alone: every rule is evaluated and reported, whatever the others say."""
         case = Case(facts)
-        resolve_time(case, self.document.time_zone)
+        resolve_time(case, self._local_zone)
         terms = self._find_tier(case)
         seen = seen_rules(facts.get("approval"), terms)
         results: list[RuleResult] = []
-        escalate = monitor = nothing = False
+        effects: list[Effect] = []
+        nothing: list[str] = []
         for rule in self.rules:
             verdict, got, expected, note = self._judge(rule, case)
-            effect = _effect(rule, verdict, seen, case)
-            if rule.id not in _LAST:
-                escalate = escalate or effect == "escalate"
-                monitor = monitor or effect == "monitor"
-                nothing = nothing or (rule.nothing_to_do and verdict == FAIL and effect == "monitor")
-            results.append(_result(rule, verdict, effect, got, expected, note))
-        nothing = nothing or case.action == "none"
-        return self._conclude(results, facts, terms, escalate=escalate, monitor=monitor, nothing=nothing)
+            effect = None if verdict in (PASS, NOT_APPLICABLE) else _effect(rule, verdict, seen, case)
+            if rule.nothing_to_do and verdict == FAIL and effect == "monitor":
+                nothing.append(rule.id)
+            effects.append(effect)
+            results.append(_result(rule.id, rule.subject, verdict, effect, got, expected, note))
+        outcome = _outcome(effects, nothing=bool(nothing) or case.action == "none")
+        if outcome is Outcome.MONITOR and (effects[-1] or effects[-2]):  # halted and enforcement leave monitor alone
+            results[-2:] = [result.model_copy(update={"effect": None}) for result in results[-2:]]
+        dry = self.document.enforcement == "dryRun"
+        decisive = nothing if nothing or case.action == "none" else _decisive(self.rules, effects, outcome)
+        return Decision(
+            outcome=Outcome.MONITOR if dry else outcome,
+            would_be=outcome if dry else None,
+            rules=tuple(results),
+            decisive=tuple(decisive),
+            approvals=terms,
+            policy_name=self.document.name,
+            policy_revision=self.document.revision,
+            policy_digest=self.digest,
+            facts_digest=facts_digest(facts),
+        )
 
     def _find_tier(self, case: Case) -> ApprovalTerms | None:
         for tier, applies, terms in self._tiers:
@@ -156,40 +172,6 @@ class Policy:
                 return exemption
         return None
 
-    def _conclude(
-        self,
-        results: list[RuleResult],
-        facts: Facts,
-        terms: ApprovalTerms | None,
-        *,
-        escalate: bool,
-        monitor: bool,
-        nothing: bool,
-    ) -> Decision:
-        stopped = any(result.effect == "escalate" for result in results[-2:])
-        if nothing:
-            outcome = Outcome.MONITOR
-        elif escalate:
-            outcome = Outcome.ESCALATE
-        elif monitor:
-            outcome = Outcome.MONITOR
-        else:
-            outcome = Outcome.ESCALATE if stopped else Outcome.EXECUTE
-        if stopped and outcome is Outcome.MONITOR:  # halted and enforcement leave monitor alone
-            results[-2:] = [result.model_copy(update={"effect": None}) for result in results[-2:]]
-        dry = self.document.enforcement == "dryRun"
-        return Decision(
-            outcome=Outcome.MONITOR if dry else outcome,
-            would_be=outcome if dry else None,
-            rules=tuple(results),
-            decisive=_decisive(self.rules, results, outcome, nothing=nothing),
-            approvals=terms,
-            policy_name=self.document.name,
-            policy_revision=self.document.revision,
-            policy_digest=self.digest,
-            facts_digest=facts_digest(facts),
-        )
-
 
 def load_policy(text: str, where: str) -> Policy:
     """Read and compile a policy from YAML; `where` names the file in errors. Raises BadInput."""
@@ -218,44 +200,40 @@ def _exceptions_by_rule(exceptions: Iterable[Exemption]) -> dict[str, list[tuple
 
 
 def _effect(rule: Rule, verdict: Verdict, seen: frozenset[str], case: Case) -> Effect:
-    if verdict in (PASS, NOT_APPLICABLE):
-        return None
+    """What a rule that fails or is unknown does to the outcome."""
     if rule.id in seen and rule.liftable and (rule.id != "tier" or case.action is not None):
         return "lifted"
     return rule.otherwise if verdict == FAIL else "escalate"
 
 
-def _decisive(
-    rules: tuple[Rule, ...], results: list[RuleResult], outcome: Outcome, *, nothing: bool
-) -> tuple[str, ...]:
+def _outcome(effects: list[Effect], *, nothing: bool) -> Outcome:
+    """The strictest effect; `nothing` to do stands above; `halted` and `enforcement`, the last two, act last."""
     if nothing:
-        pairs = zip(rules, results, strict=True)
-        return tuple(
-            result.id
-            for rule, result in pairs
-            if rule.nothing_to_do and result.effect == "monitor" and result.verdict == FAIL
-        )
-    return tuple(result.id for result in results if result.effect == outcome.value)
+        return Outcome.MONITOR
+    others = effects[:-2]
+    if "escalate" in others:
+        return Outcome.ESCALATE
+    if "monitor" in others:
+        return Outcome.MONITOR
+    return Outcome.ESCALATE if effects[-1] or effects[-2] else Outcome.EXECUTE
 
 
+def _decisive(rules: tuple[Rule, ...], effects: list[Effect], outcome: Outcome) -> list[str]:
+    if outcome is Outcome.EXECUTE:
+        return []
+    wanted = outcome.value
+    return [rule.id for rule, effect in zip(rules, effects, strict=True) if effect == wanted]
+
+
+# The same verdict on the same figure is the same value: results are shared, as they are frozen.
+@lru_cache(maxsize=8192)
 def _result(
-    rule: Rule, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
+    id: str, subject: str, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
 ) -> RuleResult:
-    return RuleResult(
-        id=rule.id,
-        verdict=verdict,
-        effect=effect,
-        got=got,
-        expected=expected,
-        message=_message(rule, verdict, effect, got, expected, note),
-    )
-
-
-def _message(
-    rule: Rule, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
-) -> str:
     if verdict == NOT_APPLICABLE:
-        return note or "the rule does not apply here"
-    said = "is missing" if got is None else f"is `{got}`"
-    lifted = ", lifted by the approval" if effect == "lifted" else ""
-    return f"{rule.subject} {said}, expected {expected}{lifted}"
+        message = note or "the rule does not apply here"
+    else:
+        said = "is missing" if got is None else f"is `{got}`"
+        lifted = ", lifted by the approval" if effect == "lifted" else ""
+        message = f"{subject} {said}, expected {expected}{lifted}"
+    return RuleResult(id=id, verdict=verdict, effect=effect, got=got, expected=expected, message=message)

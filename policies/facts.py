@@ -149,6 +149,8 @@ def number(value: object) -> Decimal | None:
         if len(value) > _DIGITS_MAX or DECIMAL.fullmatch(value) is None:
             return None
         found = Decimal(value)
+        if len(value) <= _ADJUSTED_MAX and "e" not in value and "E" not in value:
+            return found
     elif isinstance(value, bool):
         return None
     elif isinstance(value, int):
@@ -168,12 +170,17 @@ def number(value: object) -> Decimal | None:
     return found if _ADJUSTED_MIN <= found.adjusted() <= _ADJUSTED_MAX else None
 
 
-def number_of(kind: Kind, value: object) -> Decimal | None:
-    """The number if it is one that this kind of fact can be, else None."""
-    found = number(value)
-    if found is None or (kind.low is not None and found < kind.low) or (kind.high is not None and found > kind.high):
-        return None
-    return None if kind.whole and found != found.to_integral_value() else found
+def number_reader(kind: Kind) -> Callable[[object], Decimal | None]:
+    """A function that reads a number which this kind of fact can be; None for all else."""
+    low, high, whole = kind.low, kind.high, kind.whole
+
+    def read(value: object) -> Decimal | None:
+        found = number(value)
+        if found is None or (low is not None and found < low) or (high is not None and found > high):
+            return None
+        return None if whole and found != found.to_integral_value() else found
+
+    return read
 
 
 def text_of(kind: Kind, value: object) -> str | None:

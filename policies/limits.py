@@ -5,7 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
-from driftwarden.policies.facts import FACTS, Kind, getter, number_of
+from driftwarden.policies.facts import FACTS, getter, number_reader
 from driftwarden.policies.rules import (
     _HUNDRED,
     EXACT,
@@ -116,11 +116,11 @@ def _radius_rules(limits: Limits) -> Iterator[Rule]:
 
 
 def _number_check(path: str, limit: Decimal, expected: str, *, strict: bool) -> Check:
-    get, kind = getter(path), FACTS[path]
+    get, read = getter(path), number_reader(FACTS[path])
 
     def check(case: Case) -> Answer:
         raw = get(case.facts)
-        value = number_of(kind, raw)
+        value = read(raw)
         if value is None:
             return UNKNOWN, shown(raw), expected
         within = value < limit if strict else value <= limit
@@ -130,13 +130,13 @@ def _number_check(path: str, limit: Decimal, expected: str, *, strict: bool) -> 
 
 
 def _budget_check(path: str, cap: Decimal) -> Check:
-    get_spent, spent_kind = getter(path), FACTS[path]
-    get_cost, cost_kind = getter("plan.cost_usd"), FACTS["plan.cost_usd"]
+    get_spent, read_spent = getter(path), number_reader(FACTS[path])
+    get_cost, read_cost = getter("plan.cost_usd"), number_reader(FACTS["plan.cost_usd"])
     expected = f"at most {cap}"
 
     def check(case: Case) -> Answer:
         raw_spent, raw_cost = get_spent(case.facts), get_cost(case.facts)
-        spent, cost = number_of(spent_kind, raw_spent), number_of(cost_kind, raw_cost)
+        spent, cost = read_spent(raw_spent), read_cost(raw_cost)
         if spent is None or cost is None:
             return UNKNOWN, shown(raw_spent if spent is None else raw_cost), expected
         total = EXACT.add(spent, cost)
@@ -146,10 +146,8 @@ def _budget_check(path: str, cap: Decimal) -> Check:
 
 
 def _cooldown_check(rule: Cooldown) -> Check:
-    get_since, since_kind = (
-        getter("state.seconds_since_last_action_model"),
-        FACTS["state.seconds_since_last_action_model"],
-    )
+    path = "state.seconds_since_last_action_model"
+    get_since, read_since = getter(path), number_reader(FACTS[path])
     get_failed = getter("state.last_action_failed")
     usual = _seconds(rule.per_model)
     failed = usual if rule.after_failure is None else _seconds(rule.after_failure)
@@ -159,7 +157,7 @@ def _cooldown_check(rule: Cooldown) -> Check:
         raw = get_since(case.facts)
         if raw is None:  # no action yet: known, and cool
             return PASS, "null", texts[usual]
-        since = number_of(since_kind, raw)
+        since = read_since(raw)
         if since is None:
             return UNKNOWN, shown(raw), texts[usual]
         needed = usual
@@ -175,12 +173,12 @@ def _cooldown_check(rule: Cooldown) -> Check:
 
 def _breaker_check(rule: CircuitBreaker) -> Check:
     get_runs, get_failures = getter("state.recent_runs"), getter("state.recent_failures")
-    runs_kind: Kind = FACTS["state.recent_runs"]
+    read = number_reader(FACTS["state.recent_runs"])
     expected = f"fewer than {rule.failure_percent} % failed of at least {rule.min_runs} runs"
 
     def check(case: Case) -> Answer:
         raw_runs, raw_failures = get_runs(case.facts), get_failures(case.facts)
-        runs, failures = number_of(runs_kind, raw_runs), number_of(runs_kind, raw_failures)
+        runs, failures = read(raw_runs), read(raw_failures)
         if runs is None or failures is None:
             return UNKNOWN, shown(raw_runs if runs is None else raw_failures), expected
         got = f"{_number_shown(raw_failures)} of {_number_shown(raw_runs)}"

@@ -25,7 +25,7 @@ from driftwarden.policies.facts import (
     getter,
     model_name,
     moment,
-    number_of,
+    number_reader,
     text_of,
 )
 from driftwarden.policies.globs import compile_globs
@@ -218,7 +218,7 @@ def reader(path: str, kind: Kind) -> Callable[[object], Any]:
     if path == "model.name":
         return model_name
     readers: Mapping[Shape, Callable[[object], Any]] = {
-        Shape.NUMBER: lambda raw: number_of(kind, raw),
+        Shape.NUMBER: number_reader(kind),
         Shape.TEXT: lambda raw: text_of(kind, raw),
         Shape.FLAG: lambda raw: raw if type(raw) is bool else None,
         Shape.DATE: calendar_date,
@@ -270,7 +270,8 @@ def enforcement_rule(document: PolicyDocument) -> Rule:
     return Rule("enforcement", lambda case: answer, "escalate", "spec.enforcement", liftable=False)
 
 
-def resolve_time(case: Case, time_zone: str) -> None:
-    """Read `now` into the case, in UTC and in the policy's zone."""
+def resolve_time(case: Case, time_zone: str | None) -> None:
+    """Read `now` into the case, in UTC and, where a zone is given, in it."""
     case.moment = moment(_get_now(case.facts))
-    case.local = case.moment.astimezone(zone(time_zone)) if case.moment is not None else None
+    if case.moment is not None and time_zone is not None:
+        case.local = case.moment.astimezone(zone(time_zone))

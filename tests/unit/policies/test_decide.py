@@ -301,7 +301,7 @@ def test_numbers_have_one_digest(facts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), Decimal("NaN"), 10**5000, "\ud800", {1: 2}, b"x", 2**60, -0.0],
+    [float("nan"), float("inf"), Decimal("NaN"), 10**5000, "\ud800", b"x", 2**60, -0.0],
     ids=lambda value: type(value).__name__,
 )
 def test_any_facts_have_a_digest_and_a_recordable_form(policy_text: str, facts: dict[str, Any], value: Any) -> None:
@@ -314,14 +314,16 @@ def test_any_facts_have_a_digest_and_a_recordable_form(policy_text: str, facts: 
     assert facts_digest(facts) == facts_digest(recorded)
 
 
-def test_facts_that_are_nested_without_end_are_refused(policy_text: str, facts: dict[str, Any]) -> None:
+def test_facts_that_are_no_json_are_refused(policy_text: str, facts: dict[str, Any]) -> None:
     """A bound instead of a crash."""
     deep: Any = []
     for _ in range(5000):
         deep = [deep]
-    facts["plan"]["params"] = {"deep": deep}
-    with pytest.raises(BadInput, match="nested too deeply"):
-        load_policy(policy_text, "p").decide(facts)
+    policy = load_policy(policy_text, "p")
+    for params, said in (({"deep": deep}, "nested too deeply"), ({1: 2}, "a key that is not text")):
+        facts["plan"]["params"] = params
+        with pytest.raises(BadInput, match=said):
+            policy.decide(facts)
 
 
 def test_operators_by_kind_of_fact(policy_of: Callable[..., str], facts: dict[str, Any]) -> None:
