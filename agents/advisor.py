@@ -192,5 +192,6 @@ def _loop(coroutine: Coroutine[Any, Any, T]) -> T:
             if tasks:
                 loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.sleep(0))  # transports close on the next turn of the loop
         finally:
             loop.close()

@@ -230,7 +230,7 @@ def test_one_wrong_answer_is_forgiven(kind: type[Fake], wrong: Answer) -> None:
 def test_a_model_that_never_answers_is_given_up_or_replaced(kind: type[Fake], stubborn: Answer) -> None:
     """Prose for ever, or the same call for ever: bounded tries, then the net."""
     with kind(lambda turn: stubborn) as fake:
-        with pytest.raises(GiveUp, match="no valid answer in 2 tries|no answer within 5 calls"):
+        with pytest.raises(GiveUp, match=r"no valid answer in 2 tries|no answer within 5 calls"):
             advise(advisor_of(fake, llm_calls_max=5))
         advice = advise(advisor_of(fake, fallback=True, llm_calls_max=10))
     assert advice.model.startswith("offline (instead of")

@@ -1,0 +1,6 @@
+"""Makes the scripted cases of `tests/fakes` importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))

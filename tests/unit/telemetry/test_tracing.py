@@ -1,0 +1,141 @@
+"""One drift event is one trace whose id is the correlation id."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.cases import ScriptedCase, ScriptedKnowledge
+from opentelemetry import trace
+
+from driftwarden import telemetry
+from driftwarden.agents import AdkAdvisor
+from driftwarden.settings import load_settings
+from driftwarden.trace_export import read_trace
+from driftwarden.tracing import Langfuse, Tracing, TracingSettings, configure_tracing, tracing_settings
+
+CORRELATION = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def tracing(tmp_path: Path) -> Iterator[Tracing]:
+    """Local traces only."""
+    yield configure_tracing(TracingSettings(folder=tmp_path))
+    configure_tracing(TracingSettings())
+
+
+def test_spans_of_one_event_share_its_trace_however_late(tracing: Tracing, tmp_path: Path) -> None:
+    """The walk, and an approval days later in another thread, end up in one file under the correlation id."""
+    with (
+        tracing.span("drift_event", correlation_id=CORRELATION, incident="inc-1", model="m") as root,
+        tracing.span("rehearse", kind="tool"),
+    ):
+        root.output({"outcome": "escalate"})
+
+    def later() -> None:
+        with tracing.span("approval", correlation_id=CORRELATION, incident="inc-1"):
+            pass
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    thread.join()
+    spans = read_trace(tmp_path, CORRELATION)
+    assert [span["name"] for span in spans] == ["drift_event", "rehearse", "approval"]
+    assert {span["trace_id"] for span in spans} == {CORRELATION}
+    assert spans[0]["parent_id"] is spans[2]["parent_id"] is None
+    assert spans[1]["parent_id"] == spans[0]["span_id"]
+    assert {span["attributes"]["langfuse.session.id"] for span in spans} == {"inc-1"}
+    assert tracing.trace_url(CORRELATION) == (tmp_path / f"{CORRELATION}.jsonl").as_uri()
+
+
+def test_an_event_inside_another_has_its_own_trace(tracing: Tracing, tmp_path: Path) -> None:
+    """A span of another correlation id never becomes a child of the running one."""
+    other = "f" * 32
+    with tracing.span("one", correlation_id=CORRELATION), tracing.span("two", correlation_id=other):
+        pass
+    assert [span["name"] for span in read_trace(tmp_path, CORRELATION)] == ["one"]
+    assert [span["parent_id"] for span in read_trace(tmp_path, other)] == [None]
+
+
+def test_spans_of_no_event_are_not_kept(tracing: Tracing, tmp_path: Path) -> None:
+    """Other libraries' spans outside an event are nobody's business."""
+    with trace.get_tracer("someone-else").start_as_current_span("noise"), tracing.span("no correlation"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_agents_steps_belong_to_the_events_trace(tracing: Tracing, tmp_path: Path) -> None:
+    """Workflow, agents, model calls and tools of the framework, with their content."""
+    advisor = AdkAdvisor(tracing=tracing)
+    advisor.advise(ScriptedCase("unit_change"), ScriptedKnowledge(), correlation_id=CORRELATION, incident="inc-1")
+    spans = read_trace(tmp_path, CORRELATION)
+    names = [span["name"] for span in spans]
+    assert names[0] == "advise"
+    assert {"invoke_workflow coordinator", "invoke_agent investigator", "invoke_agent strategist"} <= set(names)
+    assert "execute_tool measure_units" in names
+    by_id = {span["span_id"]: span for span in spans}
+    assert all(span["parent_id"] in by_id for span in spans[1:])
+    assert any("window-17" in json.dumps(span["attributes"]) for span in spans)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_content_the_spans_hold_none(tracing: Tracing, tmp_path: Path) -> None:
+    """Where the data must not leave, the steps are kept and what they said is not."""
+    advisor = AdkAdvisor(tracing=tracing, capture_content=False)
+    advisor.advise(ScriptedCase("unit_change"), ScriptedKnowledge(), correlation_id=CORRELATION, incident="inc-1")
+    framework = [span for span in read_trace(tmp_path, CORRELATION) if span["scope"] != "driftwarden"]
+    assert len(framework) > 10
+    assert "window-17" not in json.dumps(framework)
+
+
+def test_secrets_stay_out_of_spans(tracing: Tracing, tmp_path: Path) -> None:
+    """In names, inputs, attributes, exceptions and status."""
+
+    def fail() -> None:
+        with tracing.span("password=hunter2", correlation_id=CORRELATION, input={"api_key": "hunter2"}) as span:
+            span.set(token="hunter2hunter2", url="redis://u:hunter2@host")
+            span.failed("password=hunter2")
+            raise ValueError("password=hunter2")
+
+    with pytest.raises(ValueError, match="hunter2"):
+        fail()
+    text = (tmp_path / f"{CORRELATION}.jsonl").read_text()
+    assert "hunter2" not in text
+    assert "ValueError" in text
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    """The run goes on; the trace is lost."""
+    (tmp_path / "file").write_text("")
+    tracing = configure_tracing(TracingSettings(folder=tmp_path / "file" / "traces"))
+    with tracing.span("x", correlation_id=CORRELATION) as span:
+        span.set(reached=True)
+    assert tracing.flush(1.0)
+    assert read_trace(tmp_path / "file" / "traces", CORRELATION) == []
+    configure_tracing()
+
+
+def test_reading_refuses_names_that_are_no_trace(tmp_path: Path) -> None:
+    """A trace id is 32 hex digits, never a path; a torn line is left out."""
+    (tmp_path / f"{CORRELATION}.jsonl").write_text('{"start_ns": 1, "span_id": "a"}\n{"torn')
+    assert len(read_trace(tmp_path, CORRELATION)) == 1
+    assert read_trace(tmp_path, "../" + CORRELATION) == []
+
+
+def test_settings_name_what_is_on(tmp_path: Path) -> None:
+    """Traces are always kept locally; Langfuse needs both keys."""
+    home = {"DRIFTWARDEN_HOME": str(tmp_path / "state")}
+    local = tracing_settings(load_settings(home, tmp_path))
+    assert (local.folder, local.langfuse) == (tmp_path / "state" / "traces", None)
+    keys = {**home, "LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1", "LANGFUSE_BASE_URL": "http://x"}
+    both = tracing_settings(load_settings(keys, tmp_path))
+    assert both.langfuse == Langfuse("http://x", "pk-lf-1", "sk-lf-1")
+    assert "sk-lf-1" not in repr(both)
+
+
+def test_log_lines_inside_a_span_carry_the_correlation(tracing: Tracing) -> None:
+    """Logs and traces name the same id."""
+    with tracing.span("x", correlation_id=CORRELATION, incident="inc-1"):
+        assert telemetry.current_correlation() == (CORRELATION, "inc-1")
+    assert telemetry.current_correlation() == (None, None)
