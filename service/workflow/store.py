@@ -27,6 +27,7 @@ without a timer of its own gets a backstop. Scripts are repeated with the same t
 """
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -45,12 +46,12 @@ from driftwarden.service.workflow.store_types import (
     Keys,
     Signal,
     Transition,
+    claim_of,
     identity_of,
-    moment,
-    pairs,
     record_of,
     signals_of,
     texts,
+    transition_of,
 )
 from driftwarden.stream.client import BLOCK_MS_MAX, RETRY_FOR_S, patiently
 from driftwarden.stream.group import Entry, Group
@@ -58,6 +59,8 @@ from driftwarden.stream.scripts import Arg, Scripts
 
 if TYPE_CHECKING:
     from redis import Redis
+
+log = logging.getLogger(__name__)
 
 GROUP = "workers"
 EVENTS_PER_INCIDENT_MAX = 500
@@ -181,7 +184,14 @@ class WorkflowStore:
             if not incident or not model:
                 self._ask(self._activations.forget, entry.id)
                 continue
-            claim = self._acquire(entry, incident, model, consumer, lease_ms)
+            try:
+                claim = self._acquire(entry, incident, model, consumer, lease_ms)
+            except (
+                KeyError,
+                ValueError,
+            ):  # tampered with: its lease runs out, and after some of that it fails, with a letter
+                log.warning("an incident cannot be read", extra={"incident": incident})
+                continue
             if claim is not None:
                 return claim
         return None
@@ -312,7 +322,7 @@ class WorkflowStore:
                 continue
             for entry_id, fields in reply[0][1]:
                 after = entry_id.decode()
-                yield _transition(after, {name.decode(): value.decode() for name, value in fields.items()})
+                yield transition_of(after, fields)
 
     def trim(self) -> int:
         """Backstop: cut what is settled off the streams, forget consumers that are long gone; returns entries cut."""
@@ -361,26 +371,8 @@ class WorkflowStore:
         )
         if reply[0] != b"OK":
             return None
-        h = pairs(reply[2])
-        return Claim(
-            incident=incident,
-            model=model,
-            environment=h["environment"],
-            correlation_id=h["correlation"],
-            opened_at=h["opened"],
-            fence=int(reply[1]),
-            version=int(h["version"]),
-            entry=entry.id,
-            consumer=consumer,
-            lease_ms=lease_ms,
-            state=h["state"],
-            doc=json.loads(h["doc"]),
-            events=texts(reply[3]),
-            signals=signals_of(reply[4]),
-            crashes=int(h["crashes"]),
-            why=entry.get(b"why"),
-            successor=h.get("successor"),
-        )
+        about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}
+        return claim_of(incident, reply, **about)
 
     def _records(self, incidents: Iterable[str]) -> tuple[IncidentRecord, ...]:
         ids = [*incidents]
@@ -395,21 +387,4 @@ class WorkflowStore:
         replies, (seconds, micros) = self._ask(read), self._ask(self._client.time)
         now_ms = seconds * 1000 + micros // 1000
         rows = zip(ids, replies[::2], replies[1::2], strict=True)
-        return tuple(
-            record_of(incident, {name.decode(): value.decode() for name, value in h.items()}, events, now_ms)
-            for incident, h, events in rows
-            if h
-        )
-
-
-def _transition(entry_id: str, fields: dict[str, str]) -> Transition:
-    return Transition(
-        id=entry_id,
-        incident=fields["incident"],
-        model=fields["model"],
-        version=int(fields["version"]),
-        before=fields["from"],
-        state=fields["state"],
-        fence=int(fields["fence"]),
-        at=moment(entry_id.partition("-")[0]),
-    )
+        return tuple(record_of(incident, h, events, now_ms) for incident, h, events in rows if h)

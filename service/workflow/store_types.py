@@ -158,24 +158,75 @@ def signals_of(flat: Sequence[bytes]) -> tuple[Signal, ...]:
     return tuple(sorted(found, key=lambda signal: signal.seq))
 
 
-def record_of(incident: str, h: Mapping[str, str], events: Sequence[bytes], now_ms: int) -> IncidentRecord:
-    """An incident's hash as a record."""
+def claim_of(incident: str, reply: Any, **about: Any) -> Claim:
+    """The answer of the script `acquire` as a claim; raises KeyError or ValueError where the hash was tampered with."""
+    _, fence, h, events, signals = reply
+    fields = pairs(h)
+    return Claim(
+        incident=incident,
+        model=fields["model"],
+        environment=fields["environment"],
+        correlation_id=fields["correlation"],
+        opened_at=fields["opened"],
+        fence=int(fence),
+        version=int(fields["version"]),
+        state=fields["state"],
+        doc=json.loads(fields["doc"]),
+        events=texts(events),
+        signals=signals_of(signals),
+        crashes=int(fields["crashes"]),
+        successor=fields.get("successor"),
+        **about,
+    )
+
+
+def record_of(incident: str, flat: Mapping[bytes, bytes], events: Sequence[bytes], now_ms: int) -> IncidentRecord:
+    """An incident's hash as a record; one that was tampered with is shown as far as it can be read."""
+    h = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in flat.items()}
+    doc = _document(h.get("doc", ""))
     return IncidentRecord(
         id=incident,
-        model=h["model"],
-        environment=h["environment"],
-        correlation_id=h["correlation"],
-        state=h["state"],
-        version=int(h["version"]),
-        fence=int(h["fence"]),
-        doc=json.loads(h["doc"]),
-        events=texts(events),
-        crashes=int(h["crashes"]),
-        leased=int(h["lease"]) > now_ms,
-        ended=h["done"] == "1",
-        opened_at=h["opened"],
-        updated_at=moment(h["updated"]),
-        reason=h.get("reason"),
+        model=h.get("model", ""),
+        environment=h.get("environment", ""),
+        correlation_id=h.get("correlation", ""),
+        state=h.get("state", ""),
+        version=_number(h.get("version")),
+        fence=_number(h.get("fence")),
+        doc=doc or {},
+        events=tuple(raw.decode("utf-8", "replace") for raw in events),
+        crashes=_number(h.get("crashes")),
+        leased=_number(h.get("lease")) > now_ms,
+        ended=h.get("done") == "1",
+        opened_at=h.get("opened", ""),
+        updated_at=moment(_number(h.get("updated"))),
+        reason=h.get("reason", "its document cannot be read" if doc is None else None),
         predecessor=h.get("predecessor"),
         successor=h.get("successor"),
     )
+
+
+def transition_of(entry_id: str, fields: Mapping[bytes, bytes]) -> Transition:
+    """An entry of the stream of transitions."""
+    one = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    return Transition(
+        id=entry_id,
+        incident=one.get("incident", ""),
+        model=one.get("model", ""),
+        version=_number(one.get("version")),
+        before=one.get("from", ""),
+        state=one.get("state", ""),
+        fence=_number(one.get("fence")),
+        at=moment(entry_id.partition("-")[0]),
+    )
+
+
+def _document(text: str) -> JsonObject | None:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else 0

@@ -173,7 +173,18 @@ def test_a_park_keeps_the_slot(store: WorkflowStore) -> None:
     assert nothing(store)
     assert store.pump_timers(ahead_s=29) == 0
     assert store.pump_timers(ahead_s=31) == 1
+    assert store.pump_timers(ahead_s=31) == 0
     assert claim(store).state == "investigated"
+
+
+def test_an_event_that_joins_wakes_the_incident(store: WorkflowStore) -> None:
+    """What waits takes note of the new event at once."""
+    admit(store, drift(1))
+    step(store, claim(store), "awaiting_approval", "release", due_s=3600)
+    assert nothing(store)
+    assert admit(store, drift(2)).kind == "joined"
+    woken = claim(store)
+    assert (woken.why, len(woken.events)) == ("event", 2)
 
 
 def test_later_commits_replace_the_timer(client: Redis, store: WorkflowStore) -> None:
@@ -349,6 +360,50 @@ def test_a_crash_loop_ends_in_the_dead_letters(client: Redis, store: WorkflowSto
     assert store.counts() == {"failed": 1, "received": 1}
 
 
+def test_an_incident_that_failed_is_not_joined(client: Redis) -> None:
+    """What comes after a crash loop opens an incident of its own."""
+    store = WorkflowStore(client, crashes_max=0)
+    opened = admit(store, drift(1))
+    expire(client, claim(store, "a"))
+    assert nothing(store, "b")
+    assert store.get(opened.incident).state == "failed"
+    assert admit(store, drift(2)).kind == "opened"
+
+
+def test_an_admission_settles_its_entry(client: Redis, store: WorkflowStore) -> None:
+    """Opened, joined, duplicate or a report: nothing stays in the intake, delivered or pending."""
+    stream = "driftwarden:events"
+    client.xgroup_create(stream, "workers", id="0", mkstream=True)
+    for event in (drift(1), drift(2), drift(2), report(1), report(1)):
+        entry = client.xadd(stream, {"event": event.raw})
+        client.xreadgroup("workers", "w", {stream: ">"})
+        if event.kind == "performance":
+            store.record_performance(entry.decode(), event)
+        else:
+            store.admit(entry.decode(), event, now=NOW)
+        assert client.xlen(stream) == 0
+        assert client.xpending(stream, "workers")["pending"] == 0
+
+
+def test_a_signal_whose_reply_was_lost_is_heard_once(client: Redis, store: WorkflowStore) -> None:
+    """Even where it was handled before its sender asked again."""
+    heard: list[str] = []
+
+    def handle_then_drop(where: str) -> None:
+        if where == "after:wake" and not heard:
+            held = claim(store)
+            heard.extend(one.why for one in held.signals)
+            step(store, held, "closed", "finish", handled=held.signals)
+            raise redis_exceptions.ConnectionError("reply lost")
+
+    opened = admit(store, drift(1))
+    WorkflowStore(client, fail_point=handle_then_drop).wake(opened.incident, "operator")
+    while spare := store.claim("w", block_ms=0, lease_ms=LEASE_MS):
+        heard.extend(one.why for one in spare.signals)
+        step(store, spare, "closed", "finish", handled=spare.signals)
+    assert heard == ["operator"]
+
+
 def test_handing_back_is_no_crash(store: WorkflowStore) -> None:
     """A worker that stops gives its incident to the next at once, at the last committed state."""
     admit(store, drift(1))
@@ -479,6 +534,27 @@ def test_a_destroyed_group_and_a_flushed_server(client: Redis, store: WorkflowSt
         store.heartbeat(held)
     assert admit(store, drift(1)).kind == "opened"
     assert claim(store).state == "received"
+
+
+def test_a_document_that_was_tampered_with_stops_nobody(client: Redis) -> None:
+    """The incident fails with a dead letter, others go on, and it can still be listed."""
+    store = WorkflowStore(client, crashes_max=0)
+    broken = admit(store, drift(1))
+    client.hset(f"driftwarden:wf:{broken.incident}", mapping={"doc": "{", "opened": b"\xff"})
+    admit(store, drift(2, model="other"))
+    held = claim(store)
+    assert held.model == "other"
+    step(store, held, "closed", "finish")
+    assert nothing(store)
+    assert {one.id: one.reason for one in store.list(model="m")} == {broken.incident: "its document cannot be read"}
+    client.hset(f"driftwarden:wf:{broken.incident}", "lease", 0)
+    assert nothing(store)
+    assert store.get(broken.incident).state == "failed"
+    assert client.xlen("driftwarden:dead-letters") == 1
+    client.xadd("driftwarden:activations", {"incident": "inc-none", "model": "m"})
+    client.xadd("driftwarden:activations", {"nonsense": b"\xff"})
+    assert nothing(store)
+    assert client.xlen("driftwarden:activations") == 0
 
 
 def test_trimming_spares_what_is_pending(client: Redis, store: WorkflowStore) -> None:
