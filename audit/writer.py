@@ -19,7 +19,7 @@ from driftwarden.audit import files, notes
 from driftwarden.audit.codec import encode
 from driftwarden.audit.merkle import Tree, leaf_hash
 from driftwarden.audit.record import FORMAT, GENESIS, HEX_32, HEX_64, LINE_BYTES_MAX, RECORD_TYPES, seal
-from driftwarden.audit.redact import redact, redact_text
+from driftwarden.audit.redact import canonical, clean_bytes, redact, redact_text
 from driftwarden.audit.vault import Committer
 from driftwarden.clock import Clock, rfc3339
 from driftwarden.contracts.ports import Actor, RecordType
@@ -136,12 +136,13 @@ class AuditWriter:
         """
         _check(type, incident, correlation_id, causation)
         self._require_alive()
-        kept = redact(plain(dict(body)))
-        if self._committer is not None:
-            kept = self._protect(kept, incident, correlation_id)
+        try:
+            kept = self._body(type, dict(body), incident, correlation_id)
+        except (RecursionError, ValueError) as error:
+            raise BadInput("audit record body", got=type(error).__name__, expected="a JSON document") from None
         head = b'{"actor":%b,"body":%b,"causation":%b,"correlation_id":%b,"incident":%b' % (
             encode({"id": redact_text(plain(actor.id)), "kind": actor.kind}),
-            encode(kept),
+            kept,
             encode(causation),
             encode(correlation_id),
             encode(plain(incident)),
@@ -256,6 +257,11 @@ class AuditWriter:
     def _checkpoint_is_due(self, now: datetime) -> bool:
         many = self._tree.size - self._signed_size >= self._limits.checkpoint_records
         return many or now - self._signed_at >= self._limits.checkpoint_age
+
+    def _body(self, kind: str, body: dict[str, Any], incident: str | None, correlation_id: str | None) -> bytes:
+        if self._committer is None or kind == "erasure":  # why something was erased must stay readable
+            return clean_bytes(body)
+        return encode(self._protect(redact(canonical(body)), incident, correlation_id))
 
     def _protect(self, body: Any, incident: str | None, correlation_id: str | None) -> Any:
         assert self._committer is not None

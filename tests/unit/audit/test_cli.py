@@ -1,0 +1,188 @@
+"""`driftwarden audit`: exit codes, JSON, exports with proofs, the report page; never a traceback."""
+
+import base64
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from driftwarden.audit import AuditWriter, Limits
+from driftwarden.audit.merkle import leaf_hash, root_from_path
+from driftwarden.clock import SystemClock
+from driftwarden.contracts.ports import Actor
+from driftwarden.service.cli.main import run
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def service_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The log of a configured service with one incident, hostile words included."""
+    monkeypatch.setenv("DRIFTWARDEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DRIFTWARDEN_AUDIT_DIR", str(tmp_path / "moved" / "audit"))
+    monkeypatch.chdir(tmp_path)
+    actor, key = Actor(kind="service", id="=cmd()"), tmp_path / "home" / "keys" / "audit.key"
+    about: dict[str, Any] = {"incident": "inc-42aa", "correlation_id": "ab" * 16, "actor": actor}
+    columns = [{"name": HOSTILE, "score": 0.4, "threshold": 0.1, "drifted": True}]
+    performance = {"metric": "f1", "reference": 0.9, "current": 0.8}
+    event = {"data": {"model": "fraud", "kind": "data_drift", "columns": columns, "performance": performance}}
+    finding = {"root_cause": "concept_drift", "columns": [HOSTILE], "confidence": 0.9, "summary": HOSTILE}
+    rules = [{"id": "confidence", "verdict": "pass", "effect": None, "got": "0.9", "expected": "at least 0.8"}]
+    decision = {"outcome": "execute", "would_be": None, "decisive": [], "rules": rules}
+    limits = Limits(idle_s=None)
+    with AuditWriter(
+        tmp_path / "moved" / "audit", stream="serve", clock=SystemClock(), key_path=key, limits=limits
+    ) as writer:
+        writer.append("event", {"event": json.dumps(event)}, **about)
+        writer.append("finding", finding, **about)
+        writer.append("decision", {"facts": {}, "decision": decision, "policy_digest": "sha256:0"}, **about)
+        writer.append("result", {"action": "retrain", "changed": True, "cost_usd": "5.00"}, **about)
+        writer.append("verification", {"verdict": "helped", "rows": 100}, **about)
+    return tmp_path / "moved" / "audit"
+
+
+def _json(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_verify_says_whole_and_then_what_is_wrong(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a whole log, exit 0; given a changed byte, exit 1 with file, line and what."""
+    assert run(["audit", "verify", "--json"]) == 0
+    report = _json(capsys)
+    assert (report["ok"], report["records"], len(report["files"])) == (True, 8, 1)
+    assert set(report["files"][0]) >= {"name", "records", "ok", "fault"}
+    path = next(service_log.glob("*.jsonl"))
+    path.write_bytes(path.read_bytes().replace(b"helped", b"harmed"))
+    assert run(["audit", "verify", "--json"]) == 1
+    (file,) = _json(capsys)["files"]
+    assert (file["ok"], file["line"]) == (False, 6)
+    assert run(["audit", "verify"]) == 1
+    assert "line 6: the hash does not match" in capsys.readouterr().out
+
+
+def test_verify_pins_the_services_own_key(
+    service_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a log that was made again with another key, the service's own key shows it."""
+    for path in [*service_log.glob("*.jsonl"), *(service_log / "checkpoints").iterdir()]:
+        path.unlink()
+    actor, limits = Actor(kind="service", id="evil"), Limits(idle_s=None)
+    with AuditWriter(
+        service_log, stream="serve", clock=SystemClock(), key_path=tmp_path / "evil.key", limits=limits
+    ) as writer:
+        writer.append("event", {"event": "{}"}, actor=actor)
+    assert run(["audit", "verify"]) == 1
+    assert "another key" in capsys.readouterr().out
+    assert run(["audit", "verify", "--key", str(tmp_path / "evil.pub")]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "--dir", "absent"],
+        ["verify", "--checkpoint", "absent"],
+        ["verify", "--key", "absent"],
+        ["verify", "--what"],
+        ["show", "inc-none"],
+        ["show", "x"],
+        ["search", "--since", "yesterday"],
+        ["search", "--type", "nonsense"],
+        ["export", "--format", "parquet"],
+        ["export", "--format", "csv", "--proofs"],
+        ["export", "--output", "absent/file"],
+        ["report", "inc-none"],
+        ["erase", "--reason", "x"],
+        ["erase", "--incident", "inc-42aa", "--reason", "nothing was protected"],
+        ["retain", "--reason", "x"],
+        ["retain", "--older-than", "soon", "--reason", "x"],
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_2(
+    service_log: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a wrong option, file or id: exit 2 and one line, never a traceback."""
+    assert run(["audit", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("driftwarden: ")
+    assert said.count("\n") == 1
+
+
+def test_show_and_search_print_lines(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given an incident, its story is JSON Lines with a summary, or words; a search finds by type."""
+    assert run(["audit", "show", "inc-42", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["type"] for line in lines] == ["event", "finding", "decision", "result", "verification"]
+    assert lines[2]["summary"] == "decided: execute"
+    assert run(["audit", "show", "ab" * 16]) == 0
+    assert "verified: it helped on 100 rows" in capsys.readouterr().out
+    assert run(["audit", "search", "--type", "decision", "--since", "1h", "--limit", "5", "--json"]) == 0
+    assert _json(capsys)["type"] == "decision"
+
+
+def test_exports_hold_the_same_records(service_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given csv, parquet and jsonl, all hold the log; csv disarms formulas; jsonl is the log's own lines."""
+    assert run(["audit", "export", "--format", "csv", "--output", "x.csv"]) == 0
+    assert run(["audit", "export", "--format", "parquet", "--output", "x.parquet"]) == 0
+    capsys.readouterr()
+    assert run(["audit", "export"]) == 0
+    path = next(service_log.glob("*.jsonl"))
+    assert capsys.readouterr().out.encode() == path.read_bytes()
+    with Path("x.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    table = pq.read_table("x.parquet").to_pylist()
+    assert [row["hash"] for row in rows] == [row["hash"] for row in table]
+    assert {row["actor_id"] for row in rows} == {"audit", "'=cmd()"}
+    assert rows[1]["model"] == "fraud"
+
+
+def test_a_proof_leads_to_the_signed_root(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given an export with proofs, each record's path leads from its line to the root in its note."""
+    assert run(["audit", "export", "--proofs", "--type", "result"]) == 0
+    document = _json(capsys)
+    lines = next(service_log.glob("*.jsonl")).read_bytes().splitlines()
+    proof = document["proof"]
+    path = [base64.b64decode(step) for step in proof["path"]]
+    root = root_from_path(leaf_hash(lines[proof["index"]]), proof["index"], proof["size"], path)
+    assert json.loads(lines[proof["index"]]) == document["record"]
+    assert proof["note"].split("\n")[1:3] == [str(proof["size"]), base64.b64encode(root).decode()]
+
+
+def test_the_report_is_one_page_that_loads_and_runs_nothing(
+    service_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given hostile words in event and finding, the page shows them as text, with charts, costs and the log's state."""
+    assert run(["audit", "report", "inc-42", "--output", "page.html", "--json"]) == 0
+    assert _json(capsys) == {"file": "page.html", "incident": "inc-42aa", "records": 5, "log_ok": True}
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<svg") == 2
+    assert "5.00 USD" in page
+    assert "whole" in page
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_schema_fsck_and_retain(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a whole log: the schema prints, fsck exits 0, and retention of a young log removes nothing."""
+    assert run(["audit", "schema"]) == 0
+    assert "@hash" in _json(capsys)["properties"]
+    assert run(["audit", "fsck", "--json"]) == 0
+    assert _json(capsys)["ok"] is True
+    assert run(["audit", "retain", "--older-than", "200d", "--reason", "schedule", "--json"]) == 0
+    assert _json(capsys) == {"removed": []}
+    assert run(["audit", "verify"]) == 0
+
+
+def test_the_benchmark_measures_what_it_names(tmp_path: Path) -> None:
+    """Given a small run, every figure is there and positive, and the log that was measured verified."""
+    from driftwarden.service.cli.bench_audit import run as bench
+
+    result = bench(threads=(1, 4), records=64, mib=1, rounds=1, folder=tmp_path)
+    assert result["verify"]["ok"] is True
+    assert result["verify"]["raw_mb_per_second"] > 0
+    assert [one["threads"] for one in result["append"]] == [1, 4]
+    assert all(one["records_per_second"] > 0 and one["share_of_bare"] > 0 for one in result["append"])
