@@ -8,6 +8,7 @@ divided by the number of columns (Bonferroni), and a smallest effect, since with
 
 import functools
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -208,10 +209,13 @@ def _evidently(
     )
     method = {name: "ks" if kind == "numeric" else CONTINGENCY for name, kind in kinds.items()}
     report = Report([ValueDrift(column=alias[name], method=method[name], threshold=threshold) for name in kinds])
-    snapshot = report.run(
-        Dataset.from_pandas(pd.DataFrame({alias[name]: values for name, values in now.items()}), definition),
-        Dataset.from_pandas(pd.DataFrame({alias[name]: values for name, values in before.items()}), definition),
-    )
+    sides = [
+        Dataset.from_pandas(pd.DataFrame({alias[name]: values for name, values in side.items()}), definition)
+        for side in (now, before)
+    ]
+    with warnings.catch_warnings():  # scipy says where it takes the asymptotic p-value, which is what is wanted
+        warnings.filterwarnings("ignore", category=RuntimeWarning, message="ks_2samp")
+        snapshot = report.run(*sides)
     p_values = {item["config"]["column"]: float(item["value"]) for item in snapshot.dict()["metrics"]}
     results: dict[str, JsonObject] = {}
     for name, kind in kinds.items():

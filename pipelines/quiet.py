@@ -4,13 +4,17 @@ import logging
 import os
 from pathlib import Path
 
+_CONF = Path(__file__).parent.parent / "conf" / "base"
+LOGGING_VARIABLE = "KEDRO_LOGGING_CONFIG"
+PROJECT_LOGGING = str(_CONF / "logging_project.yml")
+
 _VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "KEDRO_DISABLE_TELEMETRY": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # Kedro replaces the process's logging when it is imported; this configuration only sets levels.
-    "KEDRO_LOGGING_CONFIG": str(Path(__file__).parent.parent / "conf" / "base" / "logging.yml"),
+    LOGGING_VARIABLE: str(_CONF / "logging.yml"),
 }
 
 

@@ -99,9 +99,9 @@ def artifact(tracking_uri: str, version: Any, name: str) -> Path | None:
 
     if not version.run_id:
         return None
-    client(tracking_uri)
     try:
-        found = Path(download_artifacts(run_id=version.run_id, artifact_path=name, tracking_uri=tracking_uri))
+        root = client(tracking_uri).get_run(version.run_id).info.artifact_uri  # a local one is read where it is
+        found = Path(download_artifacts(artifact_uri=f"{root}/{name}", tracking_uri=tracking_uri))
     except (MlflowException, OSError):
         return None
     return found if found.is_file() else None

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.data import RowSelection
+from driftwarden.contracts.effects import TrainingRequest
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput
@@ -14,6 +15,10 @@ from driftwarden.pipelines.quiet import quiet
 
 JsonObject = dict[str, Any]
 T = TypeVar("T", bound=Value)
+
+
+class _Train(Value):
+    request: TrainingRequest
 
 
 class _Rehearse(Value):
@@ -44,6 +49,14 @@ class _Score(Value):
     tracking_uri: str
     version: int
     windows: tuple[RowSelection, ...]
+
+
+def train(payload: JsonObject) -> JsonObject:
+    """Run Kedro's pipeline `train` once: a TrainingResult. Payload: `request` (TrainingRequest)."""
+    asked = _read(_Train, payload)
+    from driftwarden.pipelines.run_training import run
+
+    return run(asked.request.model_dump_json())
 
 
 def rehearse(payload: JsonObject) -> JsonObject:
