@@ -107,26 +107,26 @@ class Stream:
     truth: tuple[Truth, ...]
 
 
-def default_schedule(windows: int = 24) -> tuple[Fault, ...]:
-    """The demo's story: quiet, a season, a wrong unit, a new machine, gaps, a slow change, a stuck sensor, a sudden change.
+def default_schedule(windows: int = 22) -> tuple[Fault, ...]:
+    """The demo's story: quiet, a season, a wrong unit, gaps, a slow change, a stuck sensor, a sudden change, a new machine.
 
     Data faults pass after one batch, changes of the world stay. Faults beyond `windows` are left out.
     """
     story = (
-        Fault("seasonal_pattern", 3, windows=1),
-        Fault("unit_change", 6),
-        Fault("new_machine_type", 8, windows=None),
-        Fault("missing_values", 12),
-        Fault("gradual_concept", 14, windows=None),
-        Fault("stuck_sensor", 19, onset=0.25),
-        Fault("abrupt_concept", 21, windows=None),
+        Fault("seasonal_pattern", 2, windows=1),
+        Fault("unit_change", 4),
+        Fault("missing_values", 6),
+        Fault("gradual_concept", 8, windows=None),
+        Fault("stuck_sensor", 13, onset=0.25),
+        Fault("abrupt_concept", 15, windows=None),
+        Fault("new_machine_type", 20, windows=None),
     )
     return tuple(fault for fault in story if fault.window < windows)
 
 
 def simulate(
     seed: int = 0,
-    windows: int = 24,
+    windows: int = 22,
     rows_per_window: int = 600,
     train_rows: int = 6000,
     faults: Sequence[Fault] | None = None,

@@ -186,14 +186,18 @@ def chunk_slices(rows: int, size: int) -> list[slice]:
     return [slice(rows - (count - step) * size, rows - (count - step - 1) * size) for step in range(count)]
 
 
-def typical_distance(values: Array, size: int) -> float:
-    """The median distance of a stretch of the reference to the rest of it: how far a window lies without any drift."""
+def stretch_distances(values: Array, size: int) -> list[float]:
+    """The distance of every stretch of the reference to the rest of it: how far windows lie without any fault."""
     distances = []
     for part in chunk_slices(len(values), size):
         rest = np.concatenate([values[: part.start], values[part.stop :]])
         distances.append(ks_distance(finite(values[part]), finite(rest)))
-    known = [distance for distance in distances if np.isfinite(distance)]
-    return float(np.median(known)) if known else 0.0
+    return [distance for distance in distances if np.isfinite(distance)]
+
+
+def typical_distance(values: Array, size: int) -> float:
+    """The median of `stretch_distances`."""
+    return float(np.median(stretch_distances(values, size) or [0.0]))
 
 
 def design_effect(reference: Array, current: Array) -> float:

@@ -39,8 +39,11 @@ class _Side:
     def score(self, metric: str, weights: Array) -> Array:
         return score_replicates(metric, self.truth, self.said, np.atleast_2d(weights))
 
-    def draws(self, metric: str, seed: int) -> Array:
-        length = default_block_rows(len(self.truth), dependence_length(row_losses(metric, self.truth, self.said)))
+    def dependence(self, metric: str) -> float:
+        return dependence_length(row_losses(metric, self.truth, self.said))
+
+    def draws(self, dependence: float, seed: int) -> Array:
+        length = default_block_rows(len(self.truth), dependence)
         return block_weights(len(self.truth), block_rows=length, replicates=REPLICATES, seed=seed)
 
 
@@ -141,9 +144,9 @@ def _shared_loss(
 ) -> tuple[float | None, float | None]:
     metric = case.metric
     point = float(first.score(metric, shared[0])[0] - second.score(metric, shared[1])[0])
-    drawn = first.score(metric, first.draws(metric, case.seed + 21) * shared[0]) - second.score(
-        metric, second.draws(metric, case.seed + 22) * shared[1]
-    )
+    usual = first.dependence(metric)  # the window's own would take a change inside it for dependence
+    before = first.score(metric, first.draws(usual, case.seed + 21) * shared[0])
+    drawn = before - second.score(metric, second.draws(usual, case.seed + 22) * shared[1])
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(point) or len(drawn) < REPLICATES / 2:
         return None, None

@@ -11,10 +11,12 @@ from driftwarden.pipelines.diagnostics.case import (
     finite,
     ks_distance,
     robust_spread,
-    typical_distance,
+    stretch_distances,
 )
 
 BEFORE_MIN = 0.45
+BEYOND_USUAL = 0.1
+DISJOINT = 0.95
 RESIDUAL_MAX = 0.25
 ROWS_MIN = 20
 SEGMENT_SHARE_MIN = 0.05
@@ -59,8 +61,9 @@ CONVERSIONS: tuple[Conversion, ...] = (
 def measure_units(case: DiagnosticInput) -> UnitMeasure:
     """Numeric features whose values are a known conversion of the reference's, in the whole window or from some row on.
 
-    Accepted where the distance of the distributions was at least 0.45 as it stood and is at most 0.25, or twice what
-    stretches of the reference lie apart, after undoing it. `confidence` = 1 - (residual beyond that typical distance)
+    Accepted where the distance of the distributions was at least 0.45 as it stood, and beyond what any stretch of the
+    reference lies from the rest of it (a column that wanders with the year fits some conversion by chance), and is at most
+    0.25, or twice what such stretches typically show, after undoing it. `confidence` = 1 - (residual beyond that typical distance)
     / (distance before).
     """
     names = [name for name in case.shared if case.type_of(name) == "numeric"]
@@ -85,8 +88,9 @@ def unit_change(name: str, reference: Array, current: Array) -> UnitChange | Non
         if len(window) < ROWS_MIN or robust_spread(window) == 0:
             continue
         before = ks_distance(base, window)
-        typical = typical_distance(base, len(window))
-        if before < BEFORE_MIN:
+        usual = stretch_distances(base, len(window)) or [0.0]
+        typical = float(np.median(usual))
+        if before < max(BEFORE_MIN, min(DISJOINT, max(usual) + BEYOND_USUAL)):
             continue
         residual, best = min((ks_distance(base, (window - c.offset) / c.factor), c) for c in CONVERSIONS)
         if residual <= max(RESIDUAL_MAX, min(2 * typical, 0.35)) and residual <= before / 2:

@@ -59,7 +59,7 @@ def test_the_default_story_holds_every_fault_for_every_seed() -> None:
     kinds = [[(r.window, r.kind) for r in simulate(s, rows_per_window=40, train_rows=400).truth] for s in range(4)]
     assert all(found == kinds[0] for found in kinds)
     details = {
-        tuple(r.columns + (r.detail,) for r in simulate(s, rows_per_window=40, train_rows=400).truth) for s in range(8)
+        tuple((*r.columns, r.detail) for r in simulate(s, rows_per_window=40, train_rows=400).truth) for s in range(8)
     }
     assert len(details) > 1
 
