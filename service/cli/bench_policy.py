@@ -1,0 +1,133 @@
+"""`driftwarden bench policy`: decisions per second with the full trace, on one core, beside a hand-written if-chain."""
+
+import random
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from driftwarden.contracts.base import Outcome
+from driftwarden.policies import Policy, load_policy
+
+# Twelve rules: tier, five requirements, cost-per-action, cost-per-day, rate-per-model, cooldown, halted, enforcement.
+POLICY = """\
+apiVersion: driftwarden.io/v1
+kind: RemediationPolicy
+metadata: {name: bench, revision: "1"}
+spec:
+  enforcement: enforce
+  tiers:
+    - name: critical
+      models: ["fraud-*"]
+      allow: [rollback, notify]
+      approvals: {required: 2, from: [ops], expiresAfter: 4h}
+    - name: standard
+      models: ["*"]
+      allow: [retrain, rollback, notify]
+      approvals: {required: 1, from: [ops], expiresAfter: 24h}
+  require:
+    - {id: impact, fact: impact.relative_loss, atLeast: "0.02", else: monitor}
+    - {id: confidence, fact: plan.confidence, atLeast: "0.80"}
+    - {id: evidence, fact: evidence.rows, atLeast: "500", actions: [retrain]}
+    - {id: finding, fact: finding.confidence, atLeast: "0.60"}
+    - {id: reversible, fact: plan.reversible, equals: true}
+  limits:
+    costUSD: {perAction: "50.00", perDay: "200.00"}
+    rate: {perModel: {max: 2, window: 24h}, else: monitor}
+    cooldown: {perModel: 4h, afterFailure: 24h, else: monitor}
+"""
+
+
+def run(decisions: int = 20_000, seed: int = 7) -> dict[str, Any]:
+    """Measure `decisions` decisions over facts that all differ, in CPU time of this process.
+
+    Every outcome is checked against the if-chain's. Figures: per second; p50 and p99 in microseconds of CPU.
+    """
+    policy = load_policy(POLICY, "bench")
+    rng = random.Random(seed)  # noqa: S311 - reproducible facts, no secret
+    cases = [_facts(rng) for _ in range(decisions)]
+    warm = cases[: min(500, decisions)]
+    for facts in warm:
+        policy.decide(facts)
+    outcomes: list[Outcome] = []
+    per_second = _per_second(lambda facts: outcomes.append(policy.decide(facts).outcome), cases)
+    expected: list[Outcome] = []
+    chain_per_second = _per_second(lambda facts: expected.append(if_chain(facts)), cases)
+    latencies = sorted(_latency_us(policy, facts) for facts in cases)
+    return {
+        "decisions": decisions,
+        "rules": len(policy.rules),
+        "per_second": round(per_second),
+        "p50_us": round(latencies[len(latencies) // 2], 1),
+        "p99_us": round(latencies[int(len(latencies) * 0.99)], 1),
+        "outcomes": {outcome.value: outcomes.count(outcome) for outcome in Outcome},
+        "agrees_with_if_chain": outcomes == expected,
+        "yardsticks": {"if_chain_without_trace_per_second": round(chain_per_second)},
+    }
+
+
+def _per_second(decide: Callable[[dict[str, Any]], None], cases: list[dict[str, Any]]) -> float:
+    start = time.process_time()
+    for facts in cases:
+        decide(facts)
+    return len(cases) / max(time.process_time() - start, 1e-9)
+
+
+def _latency_us(policy: Policy, facts: dict[str, Any]) -> float:
+    start = time.thread_time_ns()
+    policy.decide(facts)
+    return (time.thread_time_ns() - start) / 1000
+
+
+def _facts(rng: random.Random) -> dict[str, Any]:
+    model = rng.choice(["churn", "demand", "fraud-v7", "billing"]) + f"-{rng.randrange(1000)}"
+    return {
+        "now": f"2026-11-20T{rng.randrange(24):02}:{rng.randrange(60):02}:{rng.randrange(60):02}Z",
+        "model": {"name": model, "environment": "production", "traffic_percent": rng.randrange(101)},
+        "event": {"kind": "data_drift", "age_seconds": round(rng.uniform(0, 900), 1)},
+        "finding": {"root_cause": "covariate_shift", "confidence": round(rng.uniform(0.55, 1), 4)},
+        "plan": {
+            "action": rng.choice(["retrain", "retrain", "rollback", "notify"]),
+            "params": {"strategy": "recent"},
+            "confidence": round(rng.uniform(0.7, 1), 4),
+            "cost_usd": f"{rng.uniform(0, 55):.2f}",
+            "models_affected": 1,
+            "reversible": True,
+        },
+        "impact": {"relative_loss": round(rng.uniform(0.01, 0.3), 4)},
+        "evidence": {"rows": rng.randrange(300, 20_000)},
+        "approval": None,
+        "state": {
+            "halted": False,
+            "spent_usd_today": f"{rng.uniform(0, 190):.2f}",
+            "actions_in_window_model": rng.randrange(3),
+            "seconds_since_last_action_model": rng.choice([None, rng.randrange(200_000)]),
+            "last_action_failed": rng.random() < 0.1,
+        },
+    }
+
+
+def if_chain(facts: dict[str, Any]) -> Outcome:
+    """The same twelve rules by hand: no trace, no digests, and nothing said of facts that are missing."""
+    plan, state = facts["plan"], facts["state"]
+    if facts["impact"]["relative_loss"] < 0.02:
+        return Outcome.MONITOR
+    allowed = (
+        ("rollback", "notify") if facts["model"]["name"].startswith("fraud-") else ("retrain", "rollback", "notify")
+    )
+    cost = Decimal(plan["cost_usd"])
+    if (
+        plan["action"] not in allowed
+        or plan["confidence"] < 0.80
+        or (plan["action"] == "retrain" and facts["evidence"]["rows"] < 500)
+        or facts["finding"]["confidence"] < 0.60
+        or plan["reversible"] is not True
+        or cost > 50
+        or Decimal(state["spent_usd_today"]) + cost > 200
+    ):
+        return Outcome.ESCALATE
+    since = state["seconds_since_last_action_model"]
+    cooling = since is not None and since < (86_400 if state["last_action_failed"] else 14_400)
+    if state["actions_in_window_model"] >= 2 or cooling:
+        return Outcome.MONITOR
+    return Outcome.ESCALATE if state["halted"] else Outcome.EXECUTE
