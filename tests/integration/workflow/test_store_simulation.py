@@ -135,7 +135,7 @@ class World:
             doc={"n": claim.version},
             disposition=disposition,  # type: ignore[arg-type]
             due_s=self.rng.choice([None, 10]),
-            accepting=state in {"triaged", "planned"},
+            accepting=self.rng.random() < 0.5,
             handled=claim.signals,
         )
         self.heard.update(signal.payload for signal in claim.signals)
@@ -305,7 +305,7 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("seed", "crashes_max"), [(1, 100), (2, 100), (3, 2), (4, 100)])
+@pytest.mark.parametrize(("seed", "crashes_max"), [(1, 100), (2, 100), (3, 0), (4, 100)])
 def test_any_order_of_faults_keeps_the_invariants(
     url: str, seed: int, crashes_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
