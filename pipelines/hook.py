@@ -244,9 +244,9 @@ class DriftwardenHooks:
 
     def _running(self) -> str | None:
         """Address of the embedded server, where one runs for this project; a user's pipeline starts none."""
-        home = Path(os.environ.get("DRIFTWARDEN_HOME") or self._project / ".driftwarden")
-        file = home / "redis.url"
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+        from driftwarden.stream.embedded import running_url
+
+        return running_url(Path(os.environ.get("DRIFTWARDEN_HOME") or self._project / ".driftwarden"))
 
 
 hooks = DriftwardenHooks()

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from driftwarden.contracts.effects import TrainingRequest, TrainingResult
-from driftwarden.contracts.ports import Sandbox
 from driftwarden.errors import BadInput, GiveUp, Retry, shorten
 from driftwarden.pipelines import registry
 from driftwarden.pipelines.quiet import LOGGING_VARIABLE, PROJECT_LOGGING
@@ -33,20 +32,12 @@ class KedroTrainer:
     """The port `Trainer`: looks the idempotency key up in the registry first, else runs Kedro, bounded in time.
 
     `environ`: the environment runs start from; driftwarden's own settings and keys are taken out of it. `work_dir` keeps
-    the output of each run in `<key>.log`. `sandbox`: runs the shipped pipeline in a warm process instead (Kedro all the
-    same), which spares the libraries' start.
+    the output of each run in `<key>.log`.
     """
 
-    def __init__(
-        self,
-        work_dir: Path,
-        *,
-        environ: Mapping[str, str],
-        python: str = sys.executable,
-        sandbox: Sandbox | None = None,
-    ) -> None:
+    def __init__(self, work_dir: Path, *, environ: Mapping[str, str], python: str = sys.executable) -> None:
         """Nothing is made before the first run."""
-        self._work_dir, self._environ, self._python, self._sandbox = work_dir, dict(environ), python, sandbox
+        self._work_dir, self._environ, self._python = work_dir, dict(environ), python
 
     def train(self, request: TrainingRequest) -> TrainingResult:
         """Train and register a version, or find the one this key left.
@@ -58,7 +49,7 @@ class KedroTrainer:
         if found is not None:
             return found
         if request.model.training.kedro_project is None:
-            return self._shipped(request) if self._sandbox is None else self._warm(request, self._sandbox)
+            return self._shipped(request)
         self._project(request)
         left = self._found(request, replayed=False)
         if left is None:
@@ -86,11 +77,6 @@ class KedroTrainer:
             replayed=replayed,
             metrics=metrics,
         )
-
-    def _warm(self, request: TrainingRequest, sandbox: Sandbox) -> TrainingResult:
-        payload = {"request": request.model_dump(mode="json")}
-        answer = sandbox.call("driftwarden.pipelines.tasks:train", payload, timeout_s=request.timeout_s)
-        return TrainingResult.model_validate(answer)
 
     def _shipped(self, request: TrainingRequest) -> TrainingResult:
         with TemporaryDirectory(prefix="driftwarden-train-") as folder:

@@ -17,10 +17,6 @@ JsonObject = dict[str, Any]
 T = TypeVar("T", bound=Value)
 
 
-class _Train(Value):
-    request: TrainingRequest
-
-
 class _Rehearse(Value):
     model: WatchedModel
     tracking_uri: str
@@ -49,14 +45,6 @@ class _Score(Value):
     tracking_uri: str
     version: int
     windows: tuple[RowSelection, ...]
-
-
-def train(payload: JsonObject) -> JsonObject:
-    """Run Kedro's pipeline `train` once: a TrainingResult. Payload: `request` (TrainingRequest)."""
-    asked = _read(_Train, payload)
-    from driftwarden.pipelines.run_training import run
-
-    return run(asked.request.model_dump_json())
 
 
 def rehearse(payload: JsonObject) -> JsonObject:
@@ -126,6 +114,14 @@ def score(payload: JsonObject) -> JsonObject:
             entry["detail"] = error.diagnostics()
         scores.append(entry)
     return {"scores": scores}
+
+
+def train(payload: JsonObject) -> JsonObject:
+    """Run Kedro's pipeline `train` for a TrainingRequest: the TrainingResult of the version that was registered."""
+    request = _read(TrainingRequest, payload)
+    from driftwarden.pipelines import run_training
+
+    return run_training.run(request.model_dump_json())
 
 
 def monitor(payload: JsonObject) -> JsonObject:
