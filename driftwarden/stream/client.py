@@ -173,6 +173,16 @@ def _line(error: BaseException) -> str:
 
 def patiently(call: Callable[[], T], *, where: str = "redis", for_s: float = RETRY_FOR_S) -> T:
     """Make an idempotent call again while the server is away, for `for_s` seconds, with growing pauses; then raise Retry."""
+
+    def once() -> T:
+        with redis_errors(where):
+            return call()
+
+    try:
+        return once()
+    except Retry:
+        if for_s <= 0:
+            raise
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
     retrying = Retrying(
@@ -181,9 +191,4 @@ def patiently(call: Callable[[], T], *, where: str = "redis", for_s: float = RET
         wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.1),
         reraise=True,
     )
-
-    def once() -> T:
-        with redis_errors(where):
-            return call()
-
     return retrying(once)

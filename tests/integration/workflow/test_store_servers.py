@@ -29,11 +29,20 @@ def drift(number: int, model: str = "m") -> str:
     return json.dumps(build_event({"model": model, "kind": "data_drift"}, source="s", id=str(number)))
 
 
+_ports = iter(range(21_000 + os.getpid() % 10_000, 50_000))
+
+
 def free_port() -> int:
-    """A port of the loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody has, and neither the one 10,000 above it (a cluster's bus)."""
+    for port in _ports:
+        with socket.socket() as probe, socket.socket() as bus:
+            try:
+                probe.bind(("127.0.0.1", port))
+                bus.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
 
 
 @contextmanager
