@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.ports import Actor, RecordType
+from driftwarden.errors import BadInput
 
 FORMAT = "driftwarden-audit/1"
 GENESIS = "0" * 64
@@ -125,3 +126,15 @@ def _exists(ts: Any) -> bool:
 
 def _shown(document: Any) -> str:
     return ", ".join(sorted(map(str, document))) if isinstance(document, dict) else type(document).__name__
+
+
+def check_envelope(kind: str, incident: str | None, correlation_id: str | None, causation: str | None) -> None:
+    """Refuse what a record may not bear, before anything is written; raises BadInput."""
+    if kind not in RECORD_TYPES:
+        raise BadInput("audit record type", got=kind, expected=f"one of: {', '.join(RECORD_TYPES)}")
+    if incident is not None and not isinstance(incident, str):
+        raise BadInput("audit record incident", got=incident, expected="a string or nothing")
+    if correlation_id is not None and not HEX_32.fullmatch(correlation_id):
+        raise BadInput("audit record correlation_id", got=correlation_id, expected="32 hex digits")
+    if causation is not None and not HEX_64.fullmatch(causation):
+        raise BadInput("audit record causation", got=causation, expected="64 hex digits")

@@ -1,7 +1,8 @@
 """The writer: one stream per process, one line per record, on the disk before `append` returns.
 
-Records are staged under a lock (that gives each its place in the chain) and committed in groups: whichever thread finds
-nobody writing writes everything that is staged with one fdatasync, the others wait for it. After a failed write or sync
+Records are staged under a lock (that gives each its place in the chain) and committed in batches: the thread that begins
+a batch writes it with one fdatasync as soon as the batch before it is on the disk; whoever staged a record meanwhile
+waits for that. After a failed write or sync
 the writer is dead: what reached the disk is not known, so nothing may be added and nothing may execute.
 """
 
@@ -12,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from driftwarden import __version__
 from driftwarden.audit import files, notes
 from driftwarden.audit.codec import encode
 from driftwarden.audit.merkle import Tree, leaf_hash
-from driftwarden.audit.record import FORMAT, GENESIS, HEX_32, HEX_64, LINE_BYTES_MAX, RECORD_TYPES, seal
+from driftwarden.audit.record import FORMAT, GENESIS, LINE_BYTES_MAX, check_envelope, seal
 from driftwarden.audit.redact import canonical, clean_bytes, redact, redact_text
 from driftwarden.audit.vault import Committer
 from driftwarden.clock import Clock, rfc3339
@@ -53,6 +54,17 @@ class _Note:
 
 
 _Op = bytes | _Rotate | _Note
+_Placed = TypeVar("_Placed")
+
+
+class _Batch:
+    """What one sync makes durable; the gate is shut until then, and `failure` says where it was not."""
+
+    def __init__(self) -> None:
+        self.ops: list[_Op] = []
+        self.failure: str | None = None
+        self.gate = threading.Lock()
+        self.gate.acquire()
 
 
 class AuditWriter:
@@ -79,13 +91,11 @@ class AuditWriter:
             raise BadInput("audit stream", got=stream, expected="1-80 of A-Z a-z 0-9 . _ -")
         self._clock, self._limits, self._sync = clock, limits or Limits(), sync
         self._directory, self._notes_folder = directory, directory / files.NOTES_FOLDER
-        self._mutex = threading.Lock()
-        self._changed = threading.Condition(self._mutex)
+        self._mutex, self._disk = threading.Lock(), threading.Lock()
         self._pid, self._handle = os.getpid(), -1
         self._dead: str | None = None
-        self._closed = self._leading = False
-        self._staged = self._durable = 0
-        self._pending: list[_Op] = []
+        self._closed = False
+        self._batch: _Batch | None = None
         self._seq, self._prev, self._ts = 0, GENESIS, ""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -100,10 +110,7 @@ class AuditWriter:
                 )
             self._key = notes.load_or_create_key(key_path or directory.parent / "keys" / "audit.key")
             self._committer = Committer(directory, self.stream, personal) if personal else None
-            with self._mutex:
-                self._begin_file(started)
-                ticket = self._staged
-            self._commit(ticket)
+            self._place(self._begin_file)
         except OSError as error:
             raise LogUnwritable(f"the audit log cannot be opened in {directory}: {error.strerror}") from error
         if self._limits.idle_s is not None:
@@ -134,12 +141,12 @@ class AuditWriter:
 
         Raises LogUnwritable, after which nothing may execute, and BadInput for a record that the format does not allow.
         """
-        _check(type, incident, correlation_id, causation)
+        check_envelope(type, incident, correlation_id, causation)
         self._require_alive()
         try:
             kept = self._body(type, dict(body), incident, correlation_id)
         except (RecursionError, ValueError) as error:
-            raise BadInput("audit record body", got=type(error).__name__, expected="a JSON document") from None
+            raise BadInput("audit record body", got=error.__class__.__name__, expected="a JSON document") from None
         head = b'{"actor":%b,"body":%b,"causation":%b,"correlation_id":%b,"incident":%b' % (
             encode({"id": redact_text(plain(actor.id)), "kind": actor.kind}),
             kept,
@@ -149,47 +156,44 @@ class AuditWriter:
         )
         if len(head) > LINE_BYTES_MAX - 1024:
             raise BadInput("audit record", got=f"{len(head)} bytes", expected=f"at most {LINE_BYTES_MAX - 1024}")
-        with self._mutex:
-            self._require_alive()
-            now = self._clock.now()
+
+        def stage(now: datetime) -> str:
             if self._file_is_full(now):
                 self._stage_checkpoint(now)
                 self._begin_file(now)
             digest = self._stage(type, head, now)
             if self._checkpoint_is_due(now):
                 self._stage_checkpoint(now)
-            ticket = self._staged
-        self._commit(ticket)
-        return digest
+            return digest
+
+        return self._place(stage)
 
     def checkpoint(self) -> None:
         """Sign what was written since the last checkpoint, if anything was."""
-        with self._mutex:
-            self._require_alive()
-            if self._tree.size == self._signed_size:
-                return
-            self._stage_checkpoint(self._clock.now())
-            ticket = self._staged
-        self._commit(ticket)
+
+        def stage(now: datetime) -> None:
+            if self._tree.size > self._signed_size:
+                self._stage_checkpoint(now)
+
+        self._place(stage)
 
     def close(self) -> None:
         """Write a last checkpoint and the `close` record; a dead or closed writer only lets go of its file."""
         self._wake.set()
-        with self._mutex:
-            if self._closed or os.getpid() != self._pid:
-                return
-            if self._dead is not None:
-                self._let_go()
-                return
-            now = self._clock.now()
+        if self._closed or os.getpid() != self._pid:
+            return
+
+        def stage(now: datetime) -> None:
             self._stage_checkpoint(now)
             self._stage("close", _head({"records": self._seq + 1}), now)
             self._closed = True
-            ticket = self._staged
+
         try:
-            self._commit(ticket)
+            if self._dead is None:
+                self._place(stage)
         finally:
-            self._let_go()
+            with self._disk:
+                self._let_go()
 
     def __enter__(self) -> Self:
         """Use as a context manager: closes at the end."""
@@ -200,6 +204,35 @@ class AuditWriter:
         self.close()
 
     # Staging: under the mutex.
+
+    def _place(self, stage: Callable[[datetime], _Placed]) -> _Placed:
+        """Give records their place in the chain, all or none, and return when they are on the disk."""
+        with self._mutex:
+            self._require_alive()
+            batch, leads = self._join()
+            try:
+                placed = stage(self._clock.now())
+            except BaseException as error:  # the chain may be half advanced: nothing may follow
+                batch.failure = self._die(error)
+                if leads:
+                    self._batch = None
+                    batch.gate.release()
+                if isinstance(error, Exception):
+                    raise LogUnwritable(f"the audit log cannot be written ({batch.failure})") from error
+                raise
+        self._commit(batch, leads)
+        return placed
+
+    def _join(self) -> tuple[_Batch, bool]:
+        """The batch that is being filled; whoever begins one leads it to the disk."""
+        if self._batch is not None:
+            return self._batch, False
+        self._batch = _Batch()
+        return self._batch, True
+
+    def _add(self, op: _Op) -> None:
+        assert self._batch is not None
+        self._batch.ops.append(op)
 
     def _require_alive(self) -> None:
         if self._dead is not None:
@@ -221,17 +254,16 @@ class AuditWriter:
         )
         line, digest = seal(rest)
         self._tree.add(leaf_hash(line))
-        self._pending.append(line + b"\n")
+        self._add(line + b"\n")
         self._file_bytes += len(line) + 1
         self._prev = digest
         self._seq += 1
-        self._staged += 1
         return digest
 
     def _begin_file(self, now: datetime) -> None:
         others = files.heads(self._directory)
         others.pop(self.stream, None)
-        self._pending.append(_Rotate(self._directory / files.file_name(self.stream, self._seq)))
+        self._add(_Rotate(self._directory / files.file_name(self.stream, self._seq)))
         self._tree, self._first_seq, self._signed_size = Tree(), self._seq, 0
         self._file_bytes, self._file_begun, self._signed_at = 0, now, now
         body = {
@@ -248,7 +280,7 @@ class AuditWriter:
         signed = self._key.sign(notes.note_text(self.stream, self._first_seq, size, self._tree.root()))
         self._stage("checkpoint", _head({"note": signed}), now)
         self._signed_size, self._signed_at = self._tree.size, now
-        self._pending.append(_Note(files.note_name(self.stream, self._first_seq, size), signed))
+        self._add(_Note(files.note_name(self.stream, self._first_seq, size), signed))
 
     def _file_is_full(self, now: datetime) -> bool:
         grown = self._file_bytes >= self._limits.file_bytes_max
@@ -269,52 +301,48 @@ class AuditWriter:
             return self._committer.commit(body, incident=incident, correlation_id=correlation_id)
         except OSError as error:
             with self._mutex:
-                self._die(f"{type(error).__name__}: {error}")
+                self._die(error)
             raise LogUnwritable("the vault of personal data cannot be written") from error
 
-    # Committing: one leader at a time, outside the mutex.
+    # Committing: outside the mutex, one batch at a time in the order of their creation.
 
-    def _commit(self, ticket: int) -> None:
-        while True:
-            with self._mutex:
-                while self._leading and self._durable < ticket and self._dead is None:
-                    self._changed.wait()
-                if self._durable >= ticket:
-                    return
-                if self._dead is not None:
-                    raise LogUnwritable(f"the audit log cannot be written ({self._dead})")
-                self._leading = True
-                batch, self._pending, target = self._pending, [], self._staged
-            failure: BaseException | None = None
-            try:
-                self._write(batch)
-            except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
-                failure = error
-                raise
-            finally:
-                with self._mutex:
-                    self._leading = False
-                    if failure is None:
-                        self._durable = target
-                    else:
-                        self._die(f"{type(failure).__name__}: {failure}")
-                    self._changed.notify_all()
+    def _commit(self, batch: _Batch, leads: bool) -> None:
+        if leads:
+            self._lead(batch)
+        else:
+            with batch.gate:  # opens once the batch is on the disk or lost
+                pass
+        if batch.failure is not None:
+            raise LogUnwritable(f"the audit log cannot be written ({batch.failure})")
 
-    def _write(self, batch: list[_Op]) -> None:
+    def _lead(self, batch: _Batch) -> None:
         try:
-            lines: list[bytes] = []
-            for op in batch:
-                if isinstance(op, bytes):
-                    lines.append(op)
-                    continue
-                self._flush(lines)
-                if isinstance(op, _Rotate):
-                    self._open_file(op.path)
-                else:
-                    files.create_durably(self._notes_folder / op.name, op.text.encode())
+            with self._disk:
+                with self._mutex:
+                    self._batch = None
+                    batch.failure = self._dead
+                if batch.failure is None:
+                    self._write(batch.ops)
+        except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
+            with self._mutex:
+                batch.failure = self._die(error)
+            if not isinstance(error, OSError):
+                raise
+        finally:
+            batch.gate.release()
+
+    def _write(self, ops: list[_Op]) -> None:
+        lines: list[bytes] = []
+        for op in ops:
+            if isinstance(op, bytes):
+                lines.append(op)
+                continue
             self._flush(lines)
-        except OSError as error:
-            raise LogUnwritable(f"the audit log cannot be written ({error.strerror or error})") from error
+            if isinstance(op, _Rotate):
+                self._open_file(op.path)
+            else:
+                files.create_durably(self._notes_folder / op.name, op.text.encode())
+        self._flush(lines)
 
     def _flush(self, lines: list[bytes]) -> None:
         if lines:
@@ -330,13 +358,14 @@ class AuditWriter:
         self._handle = handle
         files.sync_folder(self._directory)
 
-    def _die(self, reason: str) -> None:
-        self._dead = " ".join(reason.split())
-        self._pending = []
+    def _die(self, error: BaseException) -> str:
+        reason = " ".join(f"{error.__class__.__name__}: {error}".split())
+        self._dead = self._dead or reason
         try:
-            files.create_durably(self._directory / files.UNWRITABLE_MARK, encode({"reason": self._dead}) + b"\n")
+            files.create_durably(self._directory / files.UNWRITABLE_MARK, encode({"reason": plain(reason)}) + b"\n")
         except OSError:
-            return  # the disk that failed may refuse this too; this process stays dead all the same
+            return reason  # the disk that failed may refuse this too; this process stays dead all the same
+        return reason
 
     def _let_go(self) -> None:
         handle, self._handle = self._handle, -1
@@ -358,14 +387,3 @@ def _head(body: Mapping[str, Any]) -> bytes:
         encode(_SELF.model_dump()),
         encode(plain(dict(body))),
     )
-
-
-def _check(kind: str, incident: str | None, correlation_id: str | None, causation: str | None) -> None:
-    if kind not in RECORD_TYPES:
-        raise BadInput("audit record type", got=kind, expected=f"one of: {', '.join(RECORD_TYPES)}")
-    if incident is not None and not isinstance(incident, str):
-        raise BadInput("audit record incident", got=incident, expected="a string or nothing")
-    if correlation_id is not None and not HEX_32.fullmatch(correlation_id):
-        raise BadInput("audit record correlation_id", got=correlation_id, expected="32 hex digits")
-    if causation is not None and not HEX_64.fullmatch(causation):
-        raise BadInput("audit record causation", got=causation, expected="64 hex digits")

@@ -161,7 +161,7 @@ def run(
     threads: tuple[int, ...] = (1, 8, 64),
     records: int = 2000,
     mib: int = 48,
-    rounds: int = 3,
+    rounds: int = 5,
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Measure on the disk of `folder` (default: the working directory); CPU seconds for verification, wall for appends."""

@@ -99,7 +99,7 @@ def aged(tmp_path: Path, actor: Actor) -> tuple[Path, _Days]:
 def test_retention_removes_whole_old_files_records_it_and_the_log_verifies(aged: tuple[Path, _Days]) -> None:
     """Given old files, they go from the front, twice over, and what remains is whole because the removal is signed."""
     directory, clock = aged
-    for keep in (5, 2):
+    for keep in (5, 3):
         before = {path.name for path in directory.glob("*.jsonl")}
         with AuditWriter(directory, stream="retain", clock=clock, limits=QUIET) as writer:
             gone = retain(writer, now=clock.now(), reason="schedule", actor=ADA, age_max=keep * DAY)

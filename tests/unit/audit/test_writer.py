@@ -160,6 +160,24 @@ def test_threads_that_wait_for_a_failed_sync_all_hear_of_it(tmp_path: Path, acto
     assert outcomes == ["refused"] * 8
 
 
+def test_a_failure_while_rotating_refuses_and_never_hangs(
+    tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a folder that cannot be read when a new file begins, the append is refused, and so is the next."""
+    writer = _open(tmp_path / "audit", limits=Limits(idle_s=None, file_bytes_max=10))
+    writer.append("event", {}, actor=actor)
+
+    def gone(directory: Path) -> None:
+        raise BadInput("audit folder", got=directory)
+
+    monkeypatch.setattr(files, "heads", gone)
+    for _ in range(2):
+        with pytest.raises(LogUnwritable, match="audit folder"):
+            writer.append("event", {}, actor=actor)
+    writer.close()
+    assert verify(tmp_path / "audit").ok
+
+
 def test_a_killed_writer_leaves_every_record_that_it_announced(tmp_path: Path) -> None:
     """Given SIGKILL in the middle of writing, the log verifies and holds every hash that append returned."""
     directory = tmp_path / "audit"
