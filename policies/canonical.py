@@ -19,7 +19,6 @@ from driftwarden.strict import decimal_text
 _quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
 _PLAIN_DIGITS_MAX = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
 _PLAIN_MAX = 10**_PLAIN_DIGITS_MAX
-_MEMO_TEXT_MAX = 64
 
 
 def facts_digest(facts: Any) -> str:
@@ -51,14 +50,19 @@ def canonical_facts(facts: Any) -> Any:
 
 def number_text(value: float | Decimal) -> str:
     """The shortest decimal string of a number, or the name of what is not finite."""
+    kind = type(value)
+    if kind is float:
+        text = repr(value)
+        if text[-2:] == ".0":
+            return text[:-2] if value else "0"
+        if "e" not in text and "n" not in text:
+            return text
     if isinstance(value, int):
         if -_PLAIN_MAX < value < _PLAIN_MAX:
             return str(value)
         return decimal_text(Decimal(value)) if value.bit_length() <= 1000 else hex(value)
     if isinstance(value, float):
-        text = repr(value)
-        if "e" not in text and "n" not in text:
-            return "0" if value == 0 else text.removesuffix(".0")
+        text = repr(float(value))
         if not math.isfinite(value):
             return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
         return decimal_text(Decimal(text))
@@ -76,20 +80,10 @@ def string_text(value: str) -> str:
     return "0" if shortest == "-0" else shortest
 
 
-@lru_cache(maxsize=4096)
-def _key(key: str) -> str:
-    return _quoted(key) + ":"
-
-
-@lru_cache(maxsize=4096)
-def _string(value: str) -> str:
-    return _quoted(string_text(value))
-
-
 def _encode(value: Any) -> str:
     kind = type(value)
     if kind is str:
-        return _string(value) if len(value) <= _MEMO_TEXT_MAX else _quoted(string_text(value))
+        return _quoted(string_text(value))
     if kind is int or kind is float or kind is Decimal:
         return f'"{number_text(value)}"'
     if value is None:
@@ -97,16 +91,16 @@ def _encode(value: Any) -> str:
     if kind is bool:
         return "true" if value else "false"
     if kind is dict:
-        return "{" + ",".join([_key(key) + _encode(value[key]) for key in _ordered(value)]) + "}"
+        return "{" + ",".join([name + _encode(value[key]) for key, name in _keys(tuple(value))]) + "}"
     if kind is list or kind is tuple:
         return "[" + ",".join([_encode(item) for item in value]) + "]"
     return _encode(canonical_facts(value))
 
 
-def _ordered(value: dict[str, Any]) -> list[str]:
-    try:
-        if "".join(value).isascii():
-            return sorted(value)
-    except TypeError:
-        raise BadInput("facts", got="a key that is not text", expected="JSON objects") from None
-    return sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))  # RFC 8785: by UTF-16 code units
+@lru_cache(maxsize=1024)
+def _keys(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+    """An object's keys in RFC 8785's order (UTF-16 code units), each with its encoded form: facts repeat their shapes."""
+    if not all(isinstance(key, str) for key in keys):
+        raise BadInput("facts", got="a key that is not text", expected="JSON objects")
+    ordered = sorted(keys, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+    return tuple((key, _quoted(key) + ":") for key in ordered)

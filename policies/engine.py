@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 from driftwarden.contracts.base import Outcome
@@ -116,12 +115,21 @@ class Policy:
         effects: list[Effect] = []
         nothing: list[str] = []
         for rule in self.rules:
-            verdict, got, expected, note = self._judge(rule, case)
+            note = None
+            applies = True if rule.applies is None else rule.applies(case)
+            if applies:
+                verdict, got, expected = rule.check(case)
+                if verdict == FAIL and rule.id in self._exceptions:
+                    verdict, note = self._excused(rule.id, case)
+            elif applies is None:
+                verdict, got, expected = UNKNOWN, None, "the facts that tell whether the rule applies"
+            else:
+                verdict, got, expected = NOT_APPLICABLE, None, None
             effect = None if verdict in (PASS, NOT_APPLICABLE) else _effect(rule, verdict, seen, case)
             if rule.nothing_to_do and verdict == FAIL and effect == "monitor":
                 nothing.append(rule.id)
             effects.append(effect)
-            results.append(_result(rule.id, rule.subject, verdict, effect, got, expected, note))
+            results.append(_result(rule, verdict, effect, got, expected, note))
         outcome = _outcome(effects, nothing=bool(nothing) or case.action == "none")
         if outcome is Outcome.MONITOR and (effects[-1] or effects[-2]):  # halted and enforcement leave monitor alone
             results[-2:] = [result.model_copy(update={"effect": None}) for result in results[-2:]]
@@ -150,27 +158,14 @@ class Policy:
                 return terms
         return None
 
-    def _judge(self, rule: Rule, case: Case) -> tuple[Verdict, str | None, str | None, str | None]:
-        applies = True if rule.applies is None else rule.applies(case)
-        if applies is None:
-            return UNKNOWN, None, "the facts that tell whether the rule applies", None
-        if not applies:
-            return NOT_APPLICABLE, None, None, None
-        verdict, got, expected = rule.check(case)
-        if verdict == FAIL and rule.id in self._exceptions:
-            excused = self._excused(rule.id, case)
-            if excused is not None:
-                return NOT_APPLICABLE, got, expected, f"excepted by {excused.id}: {excused.reason}"
-        return verdict, got, expected, None
-
-    def _excused(self, rule_id: str, case: Case) -> Exemption | None:
-        if case.moment is None:
-            return None
-        name = model_name(_get_model(case.facts))
-        for exemption, accepts in self._exceptions[rule_id]:
-            if case.moment < exemption.expires_at and (accepts is None or (name is not None and accepts(name))):
-                return exemption
-        return None
+    def _excused(self, rule_id: str, case: Case) -> tuple[Verdict, str | None]:
+        """A failure after the exceptions: excused while one holds for this model, with the reason; else still a failure."""
+        if case.moment is not None:
+            name = model_name(_get_model(case.facts))
+            for exemption, accepts in self._exceptions[rule_id]:
+                if case.moment < exemption.expires_at and (accepts is None or (name is not None and accepts(name))):
+                    return NOT_APPLICABLE, f"excepted by {exemption.id}: {exemption.reason}"
+        return FAIL, None
 
 
 def load_policy(text: str, where: str) -> Policy:
@@ -225,15 +220,24 @@ def _decisive(rules: tuple[Rule, ...], effects: list[Effect], outcome: Outcome) 
     return [rule.id for rule, effect in zip(rules, effects, strict=True) if effect == wanted]
 
 
-# The same verdict on the same figure is the same value: results are shared, as they are frozen.
-@lru_cache(maxsize=8192)
+_FIELDS: Final = set(RuleResult.model_fields)  # shared by all results: they are frozen, and nothing adds to it
+_new, _set = RuleResult.__new__, object.__setattr__
+
+
 def _result(
-    id: str, subject: str, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
+    rule: Rule, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
 ) -> RuleResult:
+    """A result whose parts are right by construction: made without pydantic's checks, which cost more than the rule."""
     if verdict == NOT_APPLICABLE:
         message = note or "the rule does not apply here"
     else:
         said = "is missing" if got is None else f"is `{got}`"
         lifted = ", lifted by the approval" if effect == "lifted" else ""
-        message = f"{subject} {said}, expected {expected}{lifted}"
-    return RuleResult(id=id, verdict=verdict, effect=effect, got=got, expected=expected, message=message)
+        message = f"{rule.subject} {said}, expected {expected}{lifted}"
+    result = _new(RuleResult)
+    parts = {"id": rule.id, "verdict": verdict, "effect": effect, "got": got, "expected": expected, "message": message}
+    _set(result, "__dict__", parts)
+    _set(result, "__pydantic_fields_set__", _FIELDS)
+    _set(result, "__pydantic_extra__", None)
+    _set(result, "__pydantic_private__", None)
+    return result
