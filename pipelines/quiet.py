@@ -13,6 +13,7 @@ _VARIABLES = {
     "DO_NOT_TRACK": "true",
     "KEDRO_DISABLE_TELEMETRY": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
     # Kedro replaces the process's logging when it is imported; this configuration only sets levels.
     LOGGING_VARIABLE: str(_CONF / "logging.yml"),
 }
@@ -25,6 +26,5 @@ def quiet() -> None:
     """
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
-    for library in ("alembic", "mlflow"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("kedro").setLevel(logging.CRITICAL)  # what fails is raised to the caller, who says it once

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +163,18 @@ def test_a_failing_project_says_why_and_a_wrong_one_is_bad_input(
     absent = factory.model.model_copy(update={"training": Training(kedro_project=str(tmp_path))})
     with pytest.raises(BadInput, match="kedro project"):
         factory.trainer.train(factory.request("key-no-project", model=absent))
+
+
+def test_many_first_opens_of_a_fresh_registry_make_one_schema(tmp_path: Path) -> None:
+    """MLflow alone destroys a fresh SQLite file that three processes open at once."""
+    code = (
+        "import sys; from driftwarden.pipelines.registry import client;"
+        "print(len(client(sys.argv[1]).search_registered_models()))"
+    )
+    uri = f"sqlite:///{tmp_path / 'fresh' / 'mlflow.db'}"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in outputs] == ["0", "0", "0"], outputs

@@ -1,0 +1,83 @@
+"""`driftwarden monitor`, as a person or a scheduler calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from driftwarden.contracts.event import parse_event
+from driftwarden.stream.client import connect
+from driftwarden.stream.embedded import EmbeddedRedis
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, shift in (("reference", 0), ("same", 0), ("moved", 3)):
+        pd.DataFrame({"heat": rng.normal(shift, 1, 400), "fails": rng.integers(0, 2, 400)}).to_csv(
+            tmp_path / f"{name}.csv", index=False
+        )
+    return tmp_path
+
+
+def monitor(folder: Path, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "driftwarden.service.cli.main", "monitor", "--model", "factory", *arguments],
+        cwd=folder,
+        env={**os.environ, "DRIFTWARDEN_HOME": str(folder / "state"), **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_what_drifted_is_published_and_printed(folder: Path) -> None:
+    """The event on the stream is the event that is printed."""
+    with EmbeddedRedis.acquire(folder / "redis") as server:
+        files = ("--reference", "reference.csv", "--current", "moved.csv", "--target", "fails", "--json")
+        done = monitor(folder, *files, DRIFTWARDEN_REDIS_URL=server.url)
+        assert done.returncode == 0, done.stderr
+        client = connect(server.url)
+        ((_, fields),) = client.xrange("driftwarden:events")
+        client.close()
+    assert json.loads(fields[b"event"]) == json.loads(done.stdout)
+    assert parse_event(fields[b"event"]).kind == "data_drift"
+    assert "published as" in done.stderr
+
+
+def test_no_emit_only_prints_the_event(folder: Path) -> None:
+    """No server is needed, or started."""
+    done = monitor(folder, "--reference", "reference.csv", "--current", "moved.csv", "--no-emit")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"]["columns"][0]["drifted"] is True
+    assert not (folder / "state").exists()
+
+
+def test_nothing_drifted_is_no_event(folder: Path) -> None:
+    """Exit code 0, null on standard output, and a word for people."""
+    done = monitor(folder, "--reference", "reference.csv", "--current", "same.csv", "--no-emit", "--json")
+    assert (done.returncode, done.stdout.strip()) == (0, "null")
+    assert "nothing drifted" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--reference", "reference.csv", "--current", "absent.csv"), "no such file"),
+        (("--reference", "reference.csv", "--current", "."), "not a file"),
+        (("--reference", "reference.csv", "--current", "same.csv", "--target", "gone"), "got `gone`"),
+        (("--reference", "reference.csv", "--current", "same.csv", "--model", "a b"), "--model"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(folder: Path, arguments: tuple[str, ...], said: str) -> None:
+    """No traceback for what a user did."""
+    done = monitor(folder, *arguments, "--no-emit")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
