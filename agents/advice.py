@@ -213,6 +213,14 @@ def _retrain_params(draft: CandidateDraft, facts: CaseFacts) -> JsonObject:
     strategy = draft.strategy or "all"
     if strategy not in RETRAINING:
         raise ValueError(f"strategy `{shorten(strategy, 30)}` is none of {', '.join(RETRAINING)}")
+    hints = facts.card.get("retraining") or {}
+    if strategy == "recent" and isinstance(hints.get("recent_rows"), int):
+        return {"strategy": strategy, "rows": hints["recent_rows"]}
+    if strategy == "since_drift":
+        since = hints.get("since")
+        if not isinstance(since, str | int) or isinstance(since, bool):
+            raise ValueError("it is not known since when the model has been worse")
+        return {"strategy": strategy, "since": since}
     return {"strategy": strategy}
 
 

@@ -16,7 +16,7 @@ from driftwarden.contracts.watch import Costs
 HORIZON_DAYS = 7
 POINT = Decimal("0.01")
 LOSS_MIN = 0.005  # a relative loss below half a percent is not harm
-P_WORSE_MIN = 0.8
+P_WORSE_MIN = 0.9
 STALE_WINDOWS = 3  # so many windows in a row, drifted and harmless, make a reference stale
 STALE_SHARE = 0.3
 
@@ -62,14 +62,14 @@ _NOTIFY = Remedy(ActionName.NOTIFY)
 _NONE = Remedy(ActionName.NONE)
 
 _MEND: dict[RootCause, tuple[Remedy, ...]] = {
-    RootCause.CONCEPT_DRIFT: (_RETRAIN_RECENT, _RETRAIN_ALL, _RETRAIN_SINCE, _ROLLBACK, _NOTIFY),
+    RootCause.CONCEPT_DRIFT: (_RETRAIN_SINCE, _RETRAIN_RECENT, _RETRAIN_ALL, _ROLLBACK, _NOTIFY),
     RootCause.COVARIATE_SHIFT: (_RETRAIN_ALL, _RETRAIN_RECENT, _NOTIFY),
     RootCause.NEW_CATEGORY: (_RETRAIN_ALL, _RETRAIN_RECENT, _NOTIFY),
     RootCause.LABEL_SHIFT: (_RETRAIN_RECENT, _RETRAIN_ALL, _NOTIFY, _RECALIBRATE),
     RootCause.SEASONAL_PATTERN: (_RETRAIN_ALL, _RETRAIN_RECENT, _NONE),
     RootCause.SAMPLING_BIAS: (_QUARANTINE, _NOTIFY),
-    RootCause.UNKNOWN: (_RETRAIN_ALL, _RETRAIN_RECENT, _ROLLBACK, _NOTIFY),
-    RootCause.FALSE_ALARM: (_NOTIFY, _NONE),
+    RootCause.UNKNOWN: (_RETRAIN_ALL, _RETRAIN_RECENT, _RETRAIN_SINCE, _ROLLBACK, _NOTIFY),
+    RootCause.FALSE_ALARM: (_NONE, _NOTIFY),
 }
 
 

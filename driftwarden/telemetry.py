@@ -37,16 +37,28 @@ _SECRET_PAIRS = frozenset(
 )
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
-# Every repetition is bounded: a hostile text of a megabyte must not cost more than a pass over it.
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+# Every repetition is bounded: a hostile text of a megabyte must not cost more than a pass over it. A pattern is tried
+# only where one of its words (lowercase) is in the text, which spares most texts most patterns.
+_KEY_WORDS = tuple(f"{kind}{sep}key" for kind in ("api", "access", "private", "secret") for sep in ("", "_", "-"))
+_PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (
+        ("private key-----",),
         re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.S),
         REDACTED,
     ),
-    (re.compile(r"(?i)([a-z][a-z0-9+.-]{0,30}://)[^\s/]{0,300}@"), rf"\1{REDACTED}@"),
-    (re.compile(r"(?i)(authorization\W{1,8}(?:bearer|basic|token)?\s{0,4})[^\s\"',;}]{4,}"), rf"\1{REDACTED}"),
-    (re.compile(r"(?i)\b(bearer|basic)\s{1,4}[A-Za-z0-9._~+/=-]{16,}"), rf"\1 {REDACTED}"),
+    (("://",), re.compile(r"(?i)([a-z][a-z0-9+.-]{0,30}://)[^\s/]{0,300}@"), rf"\1{REDACTED}@"),
     (
+        ("authorization",),
+        re.compile(r"(?i)(authorization\W{1,8}(?:bearer|basic|token)?\s{0,4})[^\s\"',;}]{4,}"),
+        rf"\1{REDACTED}",
+    ),
+    (
+        ("bearer", "basic"),
+        re.compile(r"(?i)\b(bearer|basic)\s{1,4}[A-Za-z0-9._~+/=-]{16,}"),
+        rf"\1 {REDACTED}",
+    ),
+    (
+        ("password", "passwd", "passphrase", "pwd", "secret", "credential", *_KEY_WORDS),
         re.compile(
             r"(?i)\b([\w.-]{0,40}(?:password|passwd|passphrase|pwd|secret|credential|(?:api|access|private|secret)[_-]?key))"
             r"(\\{0,2}[\"']?\s{0,4}[=:]\s{0,4}\\{0,2}[\"']?)[^\s\"'\\,;&}]{3,}"
@@ -54,12 +66,14 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1\2{REDACTED}",
     ),
     (
+        ("token",),
         re.compile(
             r"(?i)\b([\w.-]{0,40}token)(\\{0,2}[\"']?\s{0,4}[=:]\s{0,4}\\{0,2}[\"']?)(?![0-9.]+\b)[^\s\"'\\,;&}]{6,}"
         ),
         rf"\1\2{REDACTED}",
     ),
     (
+        ("sk-", "aiza", "gh", "xox", "akia", "hf_", "ya29.", "eyj"),
         re.compile(
             r"\b(?:sk-[A-Za-z0-9_-]{8,}|AIza[0-9A-Za-z_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
             r"|xox[abprs]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|ya29\.[\w-]{20,}"
@@ -88,8 +102,10 @@ def redact_text(text: str, *, chars_max: int = TEXT_CHARS_MAX) -> str:
         text = f"{text[:chars_max]}… ({len(text)} characters)"
     for secret in _known_secrets:
         text = text.replace(secret, REDACTED)
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
+    lowered = text.lower()
+    for words, pattern, replacement in _PATTERNS:
+        if any(word in lowered for word in words):
+            text = pattern.sub(replacement, text)
     return text
 
 

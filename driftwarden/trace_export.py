@@ -1,6 +1,7 @@
 """How spans leave: redacted, as JSON lines in a file per trace, or by OTLP over HTTP."""
 
 import json
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ def redacted_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(value, str):
             secret = telemetry.is_secret_key(name)
             result[name] = telemetry.REDACTED if secret else telemetry.redact_text(value, chars_max=_CONTENT_CHARS_MAX)
+        elif isinstance(value, float) and not math.isfinite(value):
+            result[name] = str(value)
         elif isinstance(value, list | tuple):
             result[name] = [telemetry.redact_text(item) if isinstance(item, str) else item for item in value]
         else:
@@ -123,7 +126,7 @@ class LocalTraces(SpanProcessor):
         if context is None:
             return
         trace_id = f"{context.trace_id:032x}"
-        line = json.dumps(_span_json(redacted_span(span), trace_id), allow_nan=False, default=str) + "\n"
+        line = json.dumps(_span_json(redacted_span(span), trace_id), default=str) + "\n"
         path = self.folder / f"{trace_id}.jsonl"
         with self._lock:
             try:
@@ -154,10 +157,8 @@ def _span_json(span: ReadableSpan, trace_id: str) -> dict[str, Any]:
         "duration_ms": round((end - start) / 1e6, 3),
         "status": span.status.status_code.name.lower(),
         "error": span.status.description,
-        "attributes": telemetry.redact(dict(span.attributes or {})),
-        "events": [
-            {"name": event.name, "attributes": telemetry.redact(dict(event.attributes or {}))} for event in span.events
-        ],
+        "attributes": dict(span.attributes or {}),
+        "events": [{"name": event.name, "attributes": dict(event.attributes or {})} for event in span.events],
     }
 
 

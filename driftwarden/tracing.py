@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from opentelemetry import context as otel_context
@@ -25,9 +25,6 @@ from opentelemetry.trace import Status, StatusCode
 
 from driftwarden import __version__, telemetry
 from driftwarden.trace_export import LocalTraces, otlp_exporter
-
-if TYPE_CHECKING:
-    from driftwarden.settings import Settings
 
 ATTRIBUTE_CORRELATION = "driftwarden.correlation_id"
 ATTRIBUTE_INCIDENT = "driftwarden.incident"
@@ -59,23 +56,6 @@ class TracingSettings(NamedTuple):
     otlp_endpoint: str | None = None
     environment: str = "production"
     export_timeout_s: float = 5.0
-
-
-def tracing_settings(settings: "Settings") -> TracingSettings:
-    """Always the local folder; Langfuse where both of its keys are set; a collector where its address is."""
-    server = None
-    if settings.langfuse_public_key is not None and settings.langfuse_secret_key is not None:
-        server = Langfuse(
-            settings.langfuse.base_url,
-            settings.langfuse_public_key.get_secret_value(),
-            settings.langfuse_secret_key.get_secret_value(),
-        )
-    return TracingSettings(
-        folder=settings.home / "traces",
-        langfuse=server,
-        otlp_endpoint=settings.otlp_endpoint,
-        environment=settings.langfuse.environment,
-    )
 
 
 class Observation:
