@@ -7,18 +7,14 @@ nesting without end) is refused.
 
 import hashlib
 import json
-import math
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from driftwarden.errors import BadInput
-from driftwarden.policies.facts import DECIMAL
-from driftwarden.strict import decimal_text
+from driftwarden.policies.numbers import number_text, string_text
 
 _quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
-_PLAIN_DIGITS_MAX = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
-_PLAIN_MAX = 10**_PLAIN_DIGITS_MAX
 
 
 def facts_digest(facts: Any) -> str:
@@ -46,38 +42,6 @@ def canonical_facts(facts: Any) -> Any:
     if kind is int and abs(facts) >= 2**53:
         return number_text(facts)
     return facts if facts is None or kind in (bool, int, str) else str(facts)
-
-
-def number_text(value: float | Decimal) -> str:
-    """The shortest decimal string of a number, or the name of what is not finite."""
-    kind = type(value)
-    if kind is float:
-        text = repr(value)
-        if text[-2:] == ".0":
-            return text[:-2] if value else "0"
-        if "e" not in text and "n" not in text:
-            return text
-    if isinstance(value, int):
-        if -_PLAIN_MAX < value < _PLAIN_MAX:
-            return str(value)
-        return decimal_text(Decimal(value)) if value.bit_length() <= 1000 else hex(value)
-    if isinstance(value, float):
-        text = repr(float(value))
-        if not math.isfinite(value):
-            return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
-        return decimal_text(Decimal(text))
-    exact = Decimal(value)
-    return decimal_text(exact) if exact.is_finite() else ("NaN" if exact.is_nan() else str(exact))
-
-
-def string_text(value: str) -> str:
-    """A string as it is digested: the shortest form where it is a JSON number, else itself."""
-    if not value or value[0] not in "-0123456789" or DECIMAL.fullmatch(value) is None:
-        return value
-    if len(value) > _PLAIN_DIGITS_MAX or "e" in value or "E" in value:
-        return decimal_text(Decimal(value))
-    shortest = value.rstrip("0").rstrip(".") if "." in value else value
-    return "0" if shortest == "-0" else shortest
 
 
 def _encode(value: Any) -> str:

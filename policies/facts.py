@@ -30,15 +30,11 @@ EVENT_KINDS: Final = (
 ACTIONS: Final = tuple(action.value for action in ActionName)
 ROOT_CAUSES: Final = tuple(cause.value for cause in RootCause)
 
-DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,6})?")
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# Bounds on what counts as a number at all: sums of such numbers are exact in a context of 400 digits, and cheap.
-_DIGITS_MAX = 100
-_ADJUSTED_MIN, _ADJUSTED_MAX = -60, 40
 TEXT_MAX: Final = 256
 
 
@@ -140,47 +136,6 @@ def getter(path: str) -> Getter:
         return group.get(tail, MISSING) if type(group) is dict else MISSING
 
     return nested
-
-
-def number(value: object) -> Decimal | None:
-    """A JSON number or decimal string as an exact decimal; None for all else: booleans, NaN, infinities, ` 0.9 `, `0x1`,
-    and magnitudes or precisions that no fact has (over 100 digits, beyond 1e40 or below 1e-60)."""
-    if isinstance(value, str):
-        if len(value) > _DIGITS_MAX or DECIMAL.fullmatch(value) is None:
-            return None
-        found = Decimal(value)
-        if len(value) <= _ADJUSTED_MAX and "e" not in value and "E" not in value:
-            return found
-    elif isinstance(value, bool):
-        return None
-    elif isinstance(value, int):
-        if value.bit_length() > 300:
-            return None
-        found = Decimal(value)
-    elif isinstance(value, float):
-        found = Decimal(repr(float(value)))
-    elif isinstance(value, Decimal) and len(value.as_tuple().digits) <= _DIGITS_MAX:
-        found = value
-    else:
-        return None
-    if not found.is_finite():
-        return None
-    if not found:
-        return _ZERO
-    return found if _ADJUSTED_MIN <= found.adjusted() <= _ADJUSTED_MAX else None
-
-
-def number_reader(kind: Kind) -> Callable[[object], Decimal | None]:
-    """A function that reads a number which this kind of fact can be; None for all else."""
-    low, high, whole = kind.low, kind.high, kind.whole
-
-    def read(value: object) -> Decimal | None:
-        found = number(value)
-        if found is None or (low is not None and found < low) or (high is not None and found > high):
-            return None
-        return None if whole and found != found.to_integral_value() else found
-
-    return read
 
 
 def text_of(kind: Kind, value: object) -> str | None:

@@ -5,7 +5,8 @@ from datetime import timedelta
 from decimal import Decimal
 
 from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
-from driftwarden.policies.facts import FACTS, getter, number_reader
+from driftwarden.policies.facts import FACTS, getter
+from driftwarden.policies.numbers import number_reader
 from driftwarden.policies.rules import (
     _HUNDRED,
     EXACT,
@@ -17,9 +18,9 @@ from driftwarden.policies.rules import (
     Check,
     Rule,
     _get_now,
-    _number_shown,
     compile_match,
     moment_text,
+    number_check,
     shown,
 )
 from driftwarden.policies.windows import WindowClock
@@ -116,17 +117,7 @@ def _radius_rules(limits: Limits) -> Iterator[Rule]:
 
 
 def _number_check(path: str, limit: Decimal, expected: str, *, strict: bool) -> Check:
-    get, read = getter(path), number_reader(FACTS[path])
-
-    def check(case: Case) -> Answer:
-        raw = get(case.facts)
-        value = read(raw)
-        if value is None:
-            return UNKNOWN, shown(raw), expected
-        within = value < limit if strict else value <= limit
-        return PASS if within else FAIL, _number_shown(raw), expected
-
-    return check
+    return number_check(path, (lambda value: value < limit) if strict else (lambda value: value <= limit), expected)
 
 
 def _budget_check(path: str, cap: Decimal) -> Check:
@@ -136,7 +127,7 @@ def _budget_check(path: str, cap: Decimal) -> Check:
 
     def check(case: Case) -> Answer:
         raw_spent, raw_cost = get_spent(case.facts), get_cost(case.facts)
-        spent, cost = read_spent(raw_spent), read_cost(raw_cost)
+        (spent, _), (cost, _) = read_spent(raw_spent), read_cost(raw_cost)
         if spent is None or cost is None:
             return UNKNOWN, shown(raw_spent if spent is None else raw_cost), expected
         total = EXACT.add(spent, cost)
@@ -157,7 +148,7 @@ def _cooldown_check(rule: Cooldown) -> Check:
         raw = get_since(case.facts)
         if raw is None:  # no action yet: known, and cool
             return PASS, "null", texts[usual]
-        since = read_since(raw)
+        since, text = read_since(raw)
         if since is None:
             return UNKNOWN, shown(raw), texts[usual]
         needed = usual
@@ -166,7 +157,7 @@ def _cooldown_check(rule: Cooldown) -> Check:
             if type(raw_failed) is not bool:
                 return UNKNOWN, shown(raw_failed), "whether the last action failed"
             needed = failed if raw_failed else usual
-        return PASS if since >= needed else FAIL, _number_shown(raw), texts[needed]
+        return PASS if since >= needed else FAIL, text, texts[needed]
 
     return check
 
@@ -178,10 +169,10 @@ def _breaker_check(rule: CircuitBreaker) -> Check:
 
     def check(case: Case) -> Answer:
         raw_runs, raw_failures = get_runs(case.facts), get_failures(case.facts)
-        runs, failures = read(raw_runs), read(raw_failures)
+        (runs, of), (failures, failed) = read(raw_runs), read(raw_failures)
         if runs is None or failures is None:
             return UNKNOWN, shown(raw_runs if runs is None else raw_failures), expected
-        got = f"{_number_shown(raw_failures)} of {_number_shown(raw_runs)}"
+        got = f"{failed} of {of}"
         if failures > runs:  # contradictory
             return UNKNOWN, got, expected
         closed = runs < rule.min_runs or EXACT.multiply(_HUNDRED, failures) < EXACT.multiply(rule.failure_percent, runs)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from driftwarden.contracts.watch import parse_duration
 from driftwarden.errors import BadInput
-from driftwarden.policies.facts import number
+from driftwarden.policies.numbers import number
 from driftwarden.strict import Lines
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

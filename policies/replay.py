@@ -7,7 +7,8 @@ from typing import Any
 
 from driftwarden.errors import BadInput
 from driftwarden.policies.engine import Policy
-from driftwarden.policies.facts import FACTS, getter, number_reader
+from driftwarden.policies.facts import FACTS, getter
+from driftwarden.policies.numbers import number_reader
 from driftwarden.policies.rules import EXACT
 from driftwarden.strict import JsonObject, canonical_json, decimal_text
 
@@ -137,7 +138,7 @@ def _replay_one(record: Mapping[str, Any], policy: Policy | None, book: _PolicyB
     after = str(decision["outcome"])
     report.matrix.setdefault(str(before), {}).setdefault(after, 0)
     report.matrix[str(before)][after] += 1
-    cost = _read_cost(_get_cost(facts)) or _NO_COST
+    cost = _read_cost(_get_cost(facts))[0] or _NO_COST
     report.cost_before = EXACT.add(report.cost_before, cost if before == "execute" else _NO_COST)
     report.cost_after = EXACT.add(report.cost_after, cost if after == "execute" else _NO_COST)
     differs = differences(recorded, decision) if policy is None else (("outcome",) if before != after else ())
@@ -191,7 +192,7 @@ def _entry(
     differs_in: tuple[str, ...] = (),
     fault: str | None = None,
 ) -> Replayed:
-    cost = _read_cost(_get_cost(facts))
+    cost = _read_cost(_get_cost(facts))[0]
     model, action = getter("model.name")(facts), getter("plan.action")(facts)
     return Replayed(
         incident=_text(record.get("incident")),

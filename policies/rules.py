@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from driftwarden.errors import shorten
-from driftwarden.policies.canonical import number_text, string_text
 from driftwarden.policies.document import Else, Match, PolicyDocument, Requirement, Tier
 from driftwarden.policies.facts import (
     FACTS,
@@ -25,10 +24,10 @@ from driftwarden.policies.facts import (
     getter,
     model_name,
     moment,
-    number_reader,
     text_of,
 )
 from driftwarden.policies.globs import compile_globs
+from driftwarden.policies.numbers import number_reader, number_text
 from driftwarden.policies.zones import zone
 
 Verdict = Literal["pass", "fail", "unknown", "not_applicable"]
@@ -93,10 +92,6 @@ def shown(raw: object) -> str | None:
     if kind is int or kind is float or kind is Decimal:
         return shorten(number_text(raw))  # type: ignore[arg-type]
     return "an object" if kind is dict else "a list" if kind is list else f"a {kind.__name__}"
-
-
-def _number_shown(raw: object) -> str:
-    return string_text(raw) if type(raw) is str else number_text(raw)  # type: ignore[arg-type]
 
 
 def compile_match(match: Match) -> Applies | None:
@@ -180,16 +175,30 @@ def _requirement_check(rule: Requirement, kind: Kind, expected: str) -> Check:
         return _now_check(holds, expected, lambda case: case.local and WEEKDAYS[case.local.weekday()])
     if rule.fact == "now.date":
         return _now_check(holds, expected, lambda case: case.local and case.local.date())
-    get, read, render = getter(rule.fact), reader(rule.fact, kind), shown
     if kind.shape is Shape.NUMBER:
-        render = _number_shown
+        return number_check(rule.fact, holds, expected)
+    get, read = getter(rule.fact), reader(rule.fact, kind)
 
     def check(case: Case) -> Answer:
         raw = get(case.facts)
         value = read(raw)
         if value is None:
             return UNKNOWN, shown(raw), expected
-        return PASS if holds(value) else FAIL, render(raw), expected
+        return PASS if holds(value) else FAIL, shown(raw), expected
+
+    return check
+
+
+def number_check(path: str, holds: Callable[[Decimal], bool], expected: str) -> Check:
+    """A check of one number: unknown where it is none that this fact can be."""
+    get, read = getter(path), number_reader(FACTS[path])
+
+    def check(case: Case) -> Answer:
+        raw = get(case.facts)
+        value, text = read(raw)
+        if value is None:
+            return UNKNOWN, shown(raw), expected
+        return PASS if holds(value) else FAIL, text, expected
 
     return check
 
@@ -214,11 +223,10 @@ def moment_text(at: datetime) -> str:
 
 
 def reader(path: str, kind: Kind) -> Callable[[object], Any]:
-    """The function that reads a fact of this kind: a value, or None for unknown."""
+    """The function that reads a fact of this kind, numbers apart: a value, or None for unknown."""
     if path == "model.name":
         return model_name
     readers: Mapping[Shape, Callable[[object], Any]] = {
-        Shape.NUMBER: number_reader(kind),
         Shape.TEXT: lambda raw: text_of(kind, raw),
         Shape.FLAG: lambda raw: raw if type(raw) is bool else None,
         Shape.DATE: calendar_date,
@@ -232,7 +240,7 @@ def comparison(name: str, operand: Any) -> Callable[[Any], bool]:
     if name in {"in", "notIn"}:
         return (lambda value: value in operand) if name == "in" else (lambda value: value not in operand)
     compare = {"atLeast": operator.ge, "atMost": operator.le, "equals": operator.eq}[name]
-    return lambda value: bool(compare(value, operand))
+    return lambda value: compare(value, operand)
 
 
 def tier_rule(document: PolicyDocument) -> Rule:
