@@ -320,7 +320,9 @@ def _unseen_shift(covariate: Cause, read: Reader, event: Mapping[str, Any]) -> N
         support = 0.8 * ramp(domain.auc_low, 0.62, 0.85)
         if support > 0:
             claim = "all columns together tell the window from the reference"
-            covariate.add(support, evidence(claim, "domain auc, lower bound", domain.auc_low, "domain", threshold=0.62))
+            moved = [str(c.get("name")) for c in domain.columns[:3] if float(c.get("separation") or 0) >= 0.2]
+            proof = evidence(claim, "domain auc, lower bound", domain.auc_low, "domain", columns=moved, threshold=0.62)
+            covariate.add(support, proof)
     elif read.get("shift", ShiftMeasure) is None:
         columns = [c for c in event.get("columns") or () if isinstance(c, Mapping) and c.get("drifted") is True]
         names = [str(column.get("name")) for column in columns]

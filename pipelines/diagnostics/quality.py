@@ -155,18 +155,21 @@ def longest_run(values: Array) -> int:
 
 
 def _outliers(reference: Array, current: Array) -> tuple[float, float, int]:
-    """Shares of rows beyond three interquartile ranges from the quartiles, and the window's number of them."""
+    """Shares of rows beyond three interquartile ranges from the quartiles, and the window's number of them.
+
+    A row of the window has to be far out by the window's own quartiles as well: a cold month is no burst of outliers.
+    """
     if len(reference) < 20 or len(current) == 0:
         return 0.0, 0.0, 0
     low, high = np.percentile(reference, [25, 75])
-    reach = 3 * (high - low)
+    low_now, high_now = np.percentile(current, [25, 75])
+    reach, reach_now = 3 * (high - low), 3 * max(high - low, high_now - low_now)
     if reach == 0:
         return 0.0, 0.0, 0
-
-    def far(values: Array) -> Array:
-        return np.asarray((values < low - reach) | (values > high + reach))
-
-    return float(far(reference).mean()), float(far(current).mean()), int(far(current).sum())
+    before = (reference < low - reach) | (reference > high + reach)
+    below, above = min(low - reach, low_now - reach_now), max(high + reach, high_now + reach_now)
+    now = (current < below) | (current > above)
+    return float(before.mean()), float(now.mean()), int(now.sum())
 
 
 def measure_categories(case: DiagnosticInput) -> CategoriesMeasure:

@@ -17,6 +17,8 @@ from driftwarden.pipelines.diagnostics.case import (
 BEFORE_MIN = 0.45
 BEYOND_USUAL = 0.1
 DISJOINT = 0.95
+OUTSIDE_SHARE_MIN = 0.8
+SPREAD_RATIO_MIN = 8.0
 RESIDUAL_MAX = 0.25
 ROWS_MIN = 20
 SEGMENT_SHARE_MIN = 0.05
@@ -62,9 +64,10 @@ def measure_units(case: DiagnosticInput) -> UnitMeasure:
     """Numeric features whose values are a known conversion of the reference's, in the whole window or from some row on.
 
     Accepted where the distance of the distributions was at least 0.45 as it stood, and beyond what any stretch of the
-    reference lies from the rest of it (a column that wanders with the year fits some conversion by chance), and is at most
-    0.25, or twice what such stretches typically show, after undoing it. `confidence` = 1 - (residual beyond that typical distance)
-    / (distance before).
+    reference lies from the rest of it; is at most 0.25, or twice what such stretches typically show, after undoing it; and
+    the values are implausible in the old unit: four fifths of them beyond the reference's range, or their spread another by
+    a factor of eight (a column that wanders with the year fits some conversion by chance).
+    `confidence` = 1 - (residual beyond that typical distance) / (distance before).
     """
     names = [name for name in case.shared if case.type_of(name) == "numeric"]
     if not names:
@@ -90,7 +93,7 @@ def unit_change(name: str, reference: Array, current: Array) -> UnitChange | Non
         before = ks_distance(base, window)
         usual = stretch_distances(base, len(window)) or [0.0]
         typical = float(np.median(usual))
-        if before < max(BEFORE_MIN, min(DISJOINT, max(usual) + BEYOND_USUAL)):
+        if before < max(BEFORE_MIN, min(DISJOINT, max(usual) + BEYOND_USUAL)) or not _implausible(base, window):
             continue
         residual, best = min((ks_distance(base, (window - c.offset) / c.factor), c) for c in CONVERSIONS)
         if residual <= max(RESIDUAL_MAX, min(2 * typical, 0.35)) and residual <= before / 2:
@@ -104,6 +107,15 @@ def unit_change(name: str, reference: Array, current: Array) -> UnitChange | Non
                 confidence=float(np.clip(1 - max(0.0, residual - typical) / before, 0, 1)),
             )
     return None
+
+
+def _implausible(base: Array, window: Array) -> bool:
+    """Nearly all values lie where the reference never was, or the spread is another by a factor of eight."""
+    low, high = np.percentile(base, [0.1, 99.9])
+    margin = 0.5 * robust_spread(base)
+    ratio = robust_spread(window) / robust_spread(base)
+    outside = float(((window < low - margin) | (window > high + margin)).mean())
+    return outside >= OUTSIDE_SHARE_MIN or max(ratio, 1 / ratio) >= SPREAD_RATIO_MIN
 
 
 def foreign_segment(base: Array, current: Array) -> Array:

@@ -55,7 +55,7 @@ def test_the_default_story_holds_every_fault_for_every_seed() -> None:
     schedule = default_schedule()
     assert {fault.kind for fault in schedule} == set(FAULTS)
     assert all((fault.windows is None) == (fault.kind in LASTING) for fault in schedule)
-    assert min(fault.window for fault in schedule) >= 3
+    assert min(fault.window for fault in schedule) >= 2
     kinds = [[(r.window, r.kind) for r in simulate(s, rows_per_window=40, train_rows=400).truth] for s in range(4)]
     assert all(found == kinds[0] for found in kinds)
     details = {
