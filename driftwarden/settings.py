@@ -79,9 +79,12 @@ class DataSettings(Value):
 
 
 class RehearsalSettings(Value):
-    """Rehearsals: newest labelled rows held out, rows a `recent` challenger sees, bootstrap replicates, bounds."""
+    """Rehearsals: newest labelled rows held out (`holdout_windows` windows' worth of them, at most `holdout_share` of all),
+    windows a `recent` challenger sees, bootstrap replicates, bounds."""
 
-    holdout_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    holdout_windows: Annotated[float, Field(gt=0, le=100)] = 1.0
+    holdout_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.3
+    recent_windows: Annotated[int, Field(ge=1, le=1000)] = 4
     holdout_rows_min: Annotated[int, Field(ge=20)] = 100
     holdout_rows_max: Annotated[int, Field(ge=50)] = 5_000
     recent_share: Annotated[float, Field(gt=0, le=1)] = 0.35

@@ -92,6 +92,21 @@ def read_table(
     return frame
 
 
+def count_rows(path: str | Path) -> int:
+    """Rows of a table: a parquet file's own count, a csv read whole; raises BadInput as `read_table`."""
+    file = Path(path)
+    if not file.name.lower().endswith(".parquet"):
+        return len(read_table(file))
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.ParquetFile(file).metadata.num_rows)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            "cannot read the table", got=type(error).__name__, expected="a parquet file", where=str(file)
+        ) from None
+
+
 def _read_parquet(file: Path, columns: Sequence[str] | None, rows_max: int, bytes_max: int) -> "pd.DataFrame":
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from driftwarden.audit import AuditWriter
-    from driftwarden.contracts.ports import Knowledge
+    from driftwarden.contracts.ports import Trainer
+    from driftwarden.knowledge import KnowledgeBase
     from driftwarden.policies import Policy
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.parts import DecisionClock, Parts
@@ -43,6 +44,18 @@ SANDBOX_PRELOAD = (
     "driftwarden.service.tasks",
     "driftwarden.pipelines.tasks",
     "driftwarden.pipelines.diagnostics",
+    "driftwarden.pipelines.monitoring",
+    "driftwarden.pipelines.training",
+    "driftwarden.pipelines.rehearsal",
+    "driftwarden.pipelines.diagnosis_input",
+    "driftwarden.pipelines.pipeline_registry",
+    "driftwarden.pipelines.settings",
+    "evidently",
+    "evidently.presets",
+    "kedro.framework.project",
+    "kedro.framework.session",
+    "kedro.runner",
+    "mlflow.models",
     "pandas",
     "pyarrow.parquet",
     "sklearn.ensemble",
@@ -84,8 +97,17 @@ def open_redis(settings: Settings) -> Iterator["Redis"]:
             client.close()
 
 
+def redis_url(settings: Settings) -> str:
+    """Where Redis is: the configured address, or the embedded server's while it runs."""
+    from driftwarden.stream.embedded import running_url
+
+    if settings.redis.url is not None:
+        return settings.redis.url.get_secret_value()
+    return running_url(settings.home) or ""
+
+
 @contextmanager
-def open_knowledge(settings: Settings | None = None) -> Iterator["Knowledge"]:
+def open_knowledge(settings: Settings | None = None) -> Iterator["KnowledgeBase"]:
     """The knowledge base, as its owner or through it."""
     settings = settings or read_settings()
     with open_redis(settings) as client:
@@ -185,6 +207,8 @@ class Service:
     sandbox: Any
     policy: "PolicyHolder"
     audit_healthy: Callable[[], bool]
+    trainer: "Trainer"
+    client_url: str
 
     def process_name(self) -> str:
         """Name of this process among the workers."""
@@ -227,9 +251,11 @@ def open_service(
     from driftwarden.actions.registry import MlflowRegistry
     from driftwarden.actions.state import RedisStateStore
     from driftwarden.contracts.ports import Actor
+    from driftwarden.pipelines.quiet import LOGGING_VARIABLE, quiet
     from driftwarden.pipelines.runner import KedroTrainer
     from driftwarden.sandbox import ProcessSandbox
     from driftwarden.service.comparing import SandboxComparer
+    from driftwarden.service.training import WarmTrainer
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.halts import Halts
     from driftwarden.service.workflow.ledger import Ledger
@@ -250,7 +276,11 @@ def open_service(
         client = stack.enter_context(open_redis(settings))
         audit = stack.enter_context(open_audit(settings, clock, role=role))
         audit.append("policy_change", policy.change_record(), actor=Actor(kind="service", id="driftwarden"))
-        sandbox = ProcessSandbox(environ=os.environ, preload=SANDBOX_PRELOAD, slots=sandbox_slots)
+        quiet()
+        logging_of_kedro = {LOGGING_VARIABLE: os.environ[LOGGING_VARIABLE]}
+        sandbox = ProcessSandbox(
+            environ=os.environ, preload=SANDBOX_PRELOAD, slots=sandbox_slots, extra_environ=logging_of_kedro
+        )
         stack.callback(sandbox.close)
         sandbox.warm()
         knowledge = _knowledge(settings, client)
@@ -259,9 +289,11 @@ def open_service(
         comparer = SandboxComparer(sandbox, settings)
         state = RedisStateStore(client, prefix)
         notifier = FileNotifier(settings.home / "notifications.jsonl", clock)
+        cold = KedroTrainer(settings.home / "training", environ=os.environ)
+        trainer = WarmTrainer(sandbox, registry, cold, settings)
         actions = build_actions(
             registry=registry,
-            trainer=KedroTrainer(settings.home / "training", environ=os.environ),
+            trainer=trainer,
             comparer=comparer,
             state=state,
             notifier=notifier,
@@ -305,6 +337,8 @@ def open_service(
             sandbox=sandbox,
             policy=holder,
             audit_healthy=lambda: audit.healthy,
+            trainer=trainer,
+            client_url=redis_url(settings),
         )
 
 

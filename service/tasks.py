@@ -7,6 +7,7 @@ from driftwarden.contracts.data import RowSelection
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.measurements import MEASUREMENT_NAMES
 from driftwarden.contracts.watch import WatchedModel
+from driftwarden.errors import Error
 
 
 def measure(payload: dict[str, Any]) -> dict[str, Any]:
@@ -46,9 +47,8 @@ def rehearse(payload: dict[str, Any]) -> dict[str, Any]:
     uri, champion = payload["tracking_uri"], int(payload["champion_version"])
     rows = rehearsal.labelled_rows(model, selection)
     count = len(rows.target)
-    holdout_rows = min(
-        max(int(count * payload["holdout_share"]), payload["holdout_rows_min"]), payload["holdout_rows_max"]
-    )
+    wanted = max(int(payload["window_rows"] * payload["holdout_windows"]), payload["holdout_rows_min"])
+    holdout_rows = min(wanted, int(count * payload["holdout_share"]), payload["holdout_rows_max"])
     window = registry.window_of(registry.version_of(uri, model.registered_model, champion))
     cut, _ = rehearsal.choose_holdout(rows, holdout_rows, window)
     results = rehearsal.rehearse(
@@ -66,3 +66,56 @@ def rehearse(payload: dict[str, Any]) -> dict[str, Any]:
         "rehearsals": [one.model_dump(mode="json") for one in results],
         "holdout": {"row_start": int(rows.positions[cut]), "row_end": int(rows.positions[-1]) + 1},
     }
+
+
+def watch(payload: dict[str, Any]) -> dict[str, Any]:
+    """Monitor one window of a model as its champion sees it: what `pipelines.monitoring.monitor` returns.
+
+    `payload`: `model`, `tracking_uri`, `champion_version`, `current` (RowSelection of the window), `window` (`uri`,
+    `start`, `end`), `source`. The reference is the champion's hold-out rows; both tables carry the champion's predictions,
+    so that a change of the target's relation shows where the inputs stand still.
+    """
+    from driftwarden.pipelines import registry
+    from driftwarden.pipelines.monitoring import monitor
+    from driftwarden.pipelines.publication import PREDICTION_COLUMN, SCORE_COLUMN, storable
+    from driftwarden.pipelines.scoring import predictions_of
+    from driftwarden.tables import read_rows, read_table
+
+    model = WatchedModel.model_validate(payload["model"])
+    uri, champion = payload["tracking_uri"], int(payload["champion_version"])
+    version = registry.version_of(uri, model.registered_model, champion)
+    held = registry.artifact(uri, version, registry.HOLDOUT_FILE)
+    reference = read_table(held or registry.artifact(uri, version, registry.REFERENCE_FILE) or "reference.parquet")
+    current = read_rows(RowSelection.model_validate(payload["current"]))
+    said = None
+    try:
+        said = predictions_of(registry.load_model(uri, model.registered_model, champion), current, model.task)
+    except Error:
+        reference = reference.drop(columns=[PREDICTION_COLUMN], errors="ignore")
+    reference = reference.drop(columns=[SCORE_COLUMN], errors="ignore")
+    if said is not None:
+        current = current.assign(**{PREDICTION_COLUMN: said.label})
+    files = {"reference": reference, "current": current}
+    for name, frame in files.items():
+        storable(frame).to_parquet(f"{name}.parquet", index=False)
+    answer = monitor(
+        {
+            "model": model.name,
+            "environment": model.environment,
+            "reference": str(Path("reference.parquet").resolve()),
+            "current": str(Path("current.parquet").resolve()),
+            "source": payload["source"],
+            "target": model.target if model.target in reference.columns else None,
+            "prediction": PREDICTION_COLUMN if PREDICTION_COLUMN in reference.columns else None,
+            "time_column": model.time_column,
+            "metric": model.metric,
+            "window_start": payload["window"]["start"],
+            "window_end": payload["window"]["end"],
+            "reference_version": champion,
+        }
+    )
+    if answer["event"] is not None:
+        data = answer["event"]["data"]
+        data["window"]["uri"] = payload["window"]["uri"]
+        data["reference"].pop("uri", None)  # the tables above go with this process; the champion's own rows stay
+    return answer

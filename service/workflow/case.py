@@ -38,7 +38,24 @@ class LiveCase:
         return card | {
             "label_delay_seconds": int(self._model.labels.delay.total_seconds()),
             "champion_version": self._incident.champion_before,
+            "retraining": self._retraining(),
         }
+
+    def _retraining(self) -> dict[str, Any]:
+        """How many rows `recent` means, and since when (a time, or a row's position) the model has been worse."""
+        bounds, window = self._parts.settings.rehearsal, self._incident.event.get("window") or {}
+        rows = max(bounds.recent_rows_min, bounds.recent_windows * int(window.get("rows") or 0))
+        first = since_when(self._incident, self._parts.metrics.last(self._model.name, HISTORY_WINDOWS_MAX))
+        if self._model.time_column is not None or first is None:
+            return {"recent_rows": rows, "since": first}
+        selection = ModelRows(self._parts.settings, self._model, self._parts.state.quarantined(self._model.name))
+        try:
+            return {
+                "recent_rows": rows,
+                "since": selection.position_of(first, self._parts.metrics.last(self._model.name)),
+            }
+        except BadInput:
+            return {"recent_rows": rows, "since": None}
 
     def measure(self, name: MeasurementName) -> Measured:
         """One measurement; the first call measures everything in one sandboxed pass over the rows."""
@@ -114,3 +131,30 @@ class LiveCase:
         held = self._parts.state.reference(self._model.name) or {}
         uri = named or held.get("uri")
         return str(rows.path(uri)) if uri else None
+
+
+def since_when(incident: Incident, history: list[dict[str, Any]]) -> str | None:
+    """Start of the first of the latest unbroken run of worse windows, this incident's own included; None: not known.
+
+    `history` as `MetricHistory.last` gives it; a window is worse where its value is 2 % or more below its reference.
+    """
+    starts = [str(window["start"]) for window in [incident.event.get("window") or {}] if window.get("start")]
+    if not starts:
+        return None
+    first = starts[0]
+    for window in reversed([one for one in history if str(one.get("end") or "") <= first or one.get("start") == first]):
+        if window.get("start") == first:
+            continue
+        if not _worse(window):
+            break
+        first = str(window.get("start") or first)
+    return first
+
+
+def _worse(window: dict[str, Any]) -> bool:
+    value, reference = window.get("value"), window.get("reference")
+    try:
+        now, before = float(str(value)), float(str(reference))
+    except ValueError:
+        return False
+    return now <= before - 0.02 * abs(before)

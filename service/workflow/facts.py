@@ -10,6 +10,8 @@ from driftwarden.contracts.watch import WatchedModel
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.strict import plain
 
+P_WORSE_MIN = 0.9
+
 
 def build_facts(
     incident: Incident,
@@ -25,7 +27,7 @@ def build_facts(
     """One JSON object of facts; what is not known is null, which the policy takes as unknown."""
     candidate, rehearsal = incident.candidate, incident.rehearsal
     performance = incident.measures.get("performance") or {}
-    loss = performance.get("relative_loss")
+    loss = proven_loss(performance)
     facts = {
         "now": now,
         "model": {
@@ -51,6 +53,17 @@ def build_facts(
     }
     result: dict[str, Any] = plain(facts)
     return result
+
+
+def proven_loss(performance: dict[str, Any]) -> float | None:
+    """The relative loss where it is more than chance (`p_worse` of at least 0.9), else the lower end of its interval.
+
+    A window of a few hundred rows is worse than the reference every other time; only what outlasts the noise is harm.
+    """
+    loss, p_worse = performance.get("relative_loss"), performance.get("p_worse")
+    if loss is None or p_worse is None or p_worse >= P_WORSE_MIN:
+        return loss
+    return max(0.0, float(performance.get("relative_loss_low") or 0.0))
 
 
 def _plan_facts(incident: Incident, candidate: Candidate | None) -> dict[str, Any]:

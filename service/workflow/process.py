@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 INTAKE_BATCH = 50
 TIMER_EVERY_S = 0.5
+TRIM_EVERY_TICKS = 1200
 TIMERS = Actor(kind="timer", id="driftwarden")
 
 
@@ -108,8 +109,12 @@ class ServiceProcess:
             )
 
     def _tick(self) -> None:
+        ticks = 0
         while not self._stop.wait(TIMER_EVERY_S):
             self._store.pump_timers()
+            ticks += 1
+            if ticks % TRIM_EVERY_TICKS == 0:
+                self._store.trim()
 
 
 def bury(parts: Parts) -> Callable[[Rejection], None]:

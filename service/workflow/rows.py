@@ -79,6 +79,23 @@ class ModelRows:
         new = tuple(path for path in selection.paths if path not in set(known_then.get("paths", ())))
         return selection.narrowed(paths=new) if new else None
 
+    def position_of(self, start: str, history: list[dict[str, Any]]) -> int:
+        """Position, among the known rows, of the first row of the window that began at `start`; by the windows' own sizes.
+
+        For models without a time column: the windows since then are the newest files. Raises BadInput where the files
+        cannot tell.
+        """
+        from driftwarden.tables import count_rows
+
+        wanted = sum(str(one.get("start")) >= start for one in history)
+        excluded = {one.path for one in self._excluded()}
+        files = [file for file in self.history_files() if str(file) not in excluded]
+        if not 0 < wanted < len(files):
+            raise BadInput(
+                "files of the windows since the drift", got=f"{wanted} of {len(files)}", expected="fewer than all"
+            )
+        return sum(count_rows(file) for file in files[:-wanted])
+
     def _labels_until(self, now: datetime) -> str | None:
         delay = self._model.labels.delay
         return rfc3339(now - delay) if delay > timedelta(0) and self._model.time_column else None

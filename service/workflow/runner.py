@@ -65,15 +65,14 @@ class Worker:
     def _walk(self, claim: Claim) -> None:
         incident = self._incident(claim)
         with correlation(incident.correlation_id, incident.id):
-            asked = [signal for signal in claim.signals if signal.why in byhand.ALLOWED]
-            for signal in asked:
-                incident.state = byhand.take_request(self._parts, incident, signal.why, dict(signal.payload or {}))
-            if incident.state in TERMINAL:
-                # Nothing is left to walk: a word that came too late, or a close that a person asked for.
-                self._finish(claim, incident, closing=bool(asked))
-                return
-            resumed = True
+            resumed, asked = True, False
             while True:
+                # A commit brings what was left meanwhile: each word is read before the commit that says it was handled.
+                asked = self._hear(claim, incident) or asked
+                if incident.state in TERMINAL:
+                    # Nothing is left to walk: a word that came too late, or a close that a person asked for.
+                    self._finish(claim, incident, closing=asked)
+                    return
                 before = incident.state
                 after = self._step(claim, incident, resumed=resumed)
                 if after is None:
@@ -86,9 +85,19 @@ class Worker:
                 if not going_on:
                     return
 
+    def _hear(self, claim: Claim, incident: Incident) -> bool:
+        """Take up what people asked for by hand; True where anything was."""
+        asked = [signal for signal in claim.signals if signal.why in byhand.ALLOWED]
+        for signal in asked:
+            incident.state = byhand.take_request(self._parts, incident, signal.why, dict(signal.payload or {}))
+        return bool(asked)
+
     def _incident(self, claim: Claim) -> Incident:
         if claim.doc:
-            return Incident.model_validate(claim.doc)
+            incident = Incident.model_validate(claim.doc)
+            if claim.state == State.FAILED:  # a crash loop ends an incident without a worker's word
+                incident.state = State.FAILED
+            return incident
         event = parse_event(claim.events[0])
         now = rfc3339(self._parts.clock.now())
         return Incident(

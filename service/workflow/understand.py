@@ -209,6 +209,8 @@ def _rehearsals(parts: Parts, incident: Incident, model: WatchedModel, to_try: l
                 "champion_version": incident.champion_before,
                 "candidates": [candidate.model_dump(mode="json") for candidate in to_try],
                 "rows": rows.model_dump(mode="json"),
+                "window_rows": int(window.get("rows") or 0),
+                "holdout_windows": bounds.holdout_windows,
                 "holdout_share": bounds.holdout_share,
                 "holdout_rows_min": bounds.holdout_rows_min,
                 "holdout_rows_max": bounds.holdout_rows_max,
