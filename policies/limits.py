@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
 from driftwarden.policies.facts import FACTS, getter
-from driftwarden.policies.numbers import number_reader
+from driftwarden.policies.numbers import number_reader, number_text
 from driftwarden.policies.rules import (
     _HUNDRED,
     EXACT,
@@ -131,7 +131,7 @@ def _budget_check(path: str, cap: Decimal) -> Check:
         if spent is None or cost is None:
             return UNKNOWN, shown(raw_spent if spent is None else raw_cost), expected
         total = EXACT.add(spent, cost)
-        return PASS if total <= cap else FAIL, decimal_text(total), expected
+        return PASS if total <= cap else FAIL, number_text(total), expected
 
     return check
 

@@ -63,6 +63,10 @@ def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
 
 def parsed(value: object) -> tuple[Decimal | None, str]:
     """(number or None, shortest form) of a fact; the form is empty where it is no number."""
+    if type(value) is float:
+        text = number_text(value)
+        if "e" not in text and text[-1] in _NUMERIC:
+            return Decimal(text), text
     found = number(value)
     if found is None:
         return None, ""
@@ -88,6 +92,10 @@ def number_text(value: float | Decimal) -> str:
             return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
         return decimal_text(Decimal(text))
     exact = Decimal(value)
+    if exact.is_finite() and -_PLAIN_DIGITS_MAX < exact.adjusted() < _PLAIN_DIGITS_MAX:
+        text = format(exact, "f")
+        if len(text) <= _PLAIN_DIGITS_MAX:
+            return string_text(text)
     return decimal_text(exact) if exact.is_finite() else ("NaN" if exact.is_nan() else str(exact))
 
 

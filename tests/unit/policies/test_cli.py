@@ -65,7 +65,9 @@ def test_decide_prints_the_decision(place: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "ESCALATE" in shown
     assert "\x1b" not in shown
-    assert any(line.strip().startswith(">") and "confidence" in line and "UNKNOWN" in line for line in shown.splitlines())
+    assert any(
+        line.strip().startswith(">") and "confidence" in line and "UNKNOWN" in line for line in shown.splitlines()
+    )
     assert run(["policy", "explain", "--policy", "production.yml", "--facts", "facts.json", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["decisive"] is True
 

@@ -463,6 +463,8 @@ def test_a_spoilt_fact_never_opens_anything(
     """Semantics 3: no fact that is missing, null, mistyped, NaN or out of range makes a rule pass or an action run."""
     if path == "state.seconds_since_last_action_model" and wrong is None:
         return  # that null is known
+    if path in {"model.name", "model.environment"} and isinstance(wrong, str):
+        return  # a model may be called NaN
     spoilt = copy.deepcopy(facts)
     put(spoilt, path, wrong)
     before, after = compiled(policy).decide(facts), compiled(policy).decide(spoilt)
