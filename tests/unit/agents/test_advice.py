@@ -128,8 +128,23 @@ def test_an_event_without_a_window_leaves_nothing_to_quarantine() -> None:
 
 def test_repeats_and_more_than_six_are_dropped(facts: CaseFacts) -> None:
     """Ids are given in the order that is left."""
-    many = [{"action": "retrain", "strategy": name} for name in ("all", "all", "recent", "since_drift")]
-    many += [{"action": name} for name in ("rollback", "recalibrate", "notify", "none")]
-    kept, _ = plan_of(facts, *many)
+    many = [{"action": "retrain", "strategy": name} for name in ("all", "all", "recent")]
+    many += [{"action": name} for name in ("rollback", "recalibrate", "notify", "none", "quarantine_data")]
+    kept, notes = plan_of(facts, *many)
     assert [item.id for item in kept] == ["c1", "c2", "c3", "c4", "c5", "c6"]
-    assert kept[3].params == {"to_version": 1}
+    assert kept[2].params == {"to_version": 1}
+    assert ["came twice" in step.summary for step in notes.steps] == [True, False]
+
+
+def test_which_rows_a_training_sees_comes_from_the_model_card() -> None:
+    """A model names the strategy; how many rows, or since when, the case knows, or the candidate is dropped."""
+    hints = {"recent_rows": 400, "since": "2026-11-10T00:00:00Z"}
+    known = read_facts(ScriptedCase("concept_drift", model={"retraining": hints}))
+    wanted = [{"action": "retrain", "strategy": name, "since": "1970"} for name in ("all", "recent", "since_drift")]
+    assert [item.params for item in plan_of(known, *wanted)[0]] == [
+        {"strategy": "all"},
+        {"strategy": "recent", "rows": 400},
+        {"strategy": "since_drift", "since": "2026-11-10T00:00:00Z"},
+    ]
+    unknown = read_facts(ScriptedCase("concept_drift"))
+    assert [item.params for item in plan_of(unknown, *wanted)[0]] == [{"strategy": "all"}, {"strategy": "recent"}]

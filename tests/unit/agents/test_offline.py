@@ -29,7 +29,7 @@ def advise(case: ScriptedCase, knowledge: Any = None, **settings: Any) -> Advice
         ("unit_change", "unit_change", ["temperature"], ["quarantine_data", "notify"]),
         ("missing_values", "missing_values", ["pressure"], ["quarantine_data", "notify"]),
         ("stuck_values", "stuck_values", ["vibration"], ["quarantine_data", "notify"]),
-        ("concept_drift", "concept_drift", [], ["retrain", "retrain", "retrain", "rollback", "notify"]),
+        ("concept_drift", "concept_drift", [], ["retrain", "retrain", "rollback", "notify"]),
         ("covariate_shift", "covariate_shift", ["load", "temperature"], ["retrain", "retrain", "notify"]),
         ("new_category", "new_category", ["machine"], ["retrain", "retrain", "notify"]),
         ("seasonal_pattern", "seasonal_pattern", ["load", "temperature"], ["none", "notify"]),
