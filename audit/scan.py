@@ -21,7 +21,7 @@ from driftwarden.audit.record import (
     content_fault,
     field_fault,
 )
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, NotInstalled
 
 # Everything after `incident` has one form; the bytes before it cannot hold `","prev":"` outside of an escaped string.
 _END = re.compile(
@@ -113,8 +113,12 @@ class _Stop(Exception):
 class Scanner:
     """Reads one file. `strict` re-encodes every line and holds it against its bytes; otherwise only the bytes count."""
 
-    def __init__(self, path: Path, *, strict: bool) -> None:
-        """Prepare to scan `path`."""
+    def __init__(self, path: Path, *, strict: bool, references_bytes: int | None = None) -> None:
+        """Prepare to scan `path`; references to other files are kept from its first `references_bytes` only (None: all).
+
+        A log that is being written is read file by file: what a later record names may be younger than another file's scan.
+        """
+        self._references_bytes, self._offset = references_bytes, 0
         self._scan = FileScan(path)
         self._strict = strict
         self._tree = Tree()
@@ -135,6 +139,7 @@ class Scanner:
 
     def _line(self, number: int, line: bytes) -> None:
         scan = self._scan
+        self._offset += len(line) + 1
         digest, text = _own_hash(line)
         kind = self._continues(line) or self._chain(line)
         if self._strict or kind in _READ_TYPES:
@@ -200,13 +205,17 @@ class Scanner:
                 scan.removals += [_removal(number, item) for item in body.get("files", [])]
         except (KeyError, TypeError, ValueError, AttributeError):
             raise _Stop(f"the body of this {kind.decode()} record is malformed") from None
+        except NotInstalled:
+            raise
         except BadInput as error:
             raise _Stop(f"the body of this {kind.decode()} record: {error.diagnostics()}") from None
 
     def _open(self, number: int, body: dict[str, Any]) -> None:
         scan = self._scan
         for stream, head in body.get("streams", {}).items():
-            scan.references.append(Reference(number, stream, _whole(head["seq"]), _hash(head["hash"])))
+            reference = Reference(number, stream, _whole(head["seq"]), _hash(head["hash"]))
+            if self._references_bytes is None or self._offset <= self._references_bytes:
+                scan.references.append(reference)
         if "key" in body:
             public = notes.parse_verifier_key(body["key"])
             if scan.key is not None and scan.key != public:

@@ -50,17 +50,35 @@ def verify(
     Raises BadInput for a folder or a note that cannot be read.
     """
     given = [note for path in checkpoints for note in notes.read_notes(path)]
-    scans = [Scanner(path, strict=strict).run() for path in log_files(directory)]
-    return _Verification(directory, scans, given, public_key).report()
+    # In this order a log that is being written verifies: what is named was on the disk before what names it.
+    beside = _notes_beside(directory)
+    sizes = {path: path.stat().st_size for path in log_files(directory)}
+    scans = [Scanner(path, strict=strict, references_bytes=sizes.get(path, 0)).run() for path in log_files(directory)]
+    return _Verification(scans, given, beside, public_key).report()
+
+
+def _notes_beside(directory: Path) -> dict[str, notes.Note | str]:
+    """The notes in the log's own folder by name, or what is wrong with them."""
+    found: dict[str, notes.Note | str] = {}
+    for path in sorted((directory / NOTES_FOLDER).glob("*.note")):
+        try:
+            (found[f"{NOTES_FOLDER}/{path.name}"],) = notes.read_notes(path)
+        except BadInput as error:
+            found[f"{NOTES_FOLDER}/{path.name}"] = error.diagnostics()
+    return found
 
 
 class _Verification:
     """The checks that need more than one file."""
 
     def __init__(
-        self, directory: Path, scans: Sequence[FileScan], given: Sequence[notes.Note], public_key: bytes | None
+        self,
+        scans: Sequence[FileScan],
+        given: Sequence[notes.Note],
+        beside: dict[str, notes.Note | str],
+        public_key: bytes | None,
     ) -> None:
-        self._directory, self._scans, self._given, self._pinned = directory, scans, given, public_key
+        self._scans, self._given, self._beside, self._pinned = scans, given, beside, public_key
         self._missing: list[FileReport] = []
         self._remarks: list[str] = []
         self._streams: dict[str, list[FileScan]] = {}
@@ -187,15 +205,11 @@ class _Verification:
             self._missing.append(FileReport(name=f"{stream}.*.jsonl", records=0, ok=False, fault=fault, stream=stream))
 
     def _check_local_notes(self) -> None:
-        folder = self._directory / NOTES_FOLDER
-        for path in sorted(folder.glob("*.note")) if folder.is_dir() else ():
-            try:
-                (note,) = notes.read_notes(path)
-            except BadInput as error:
-                name = f"{NOTES_FOLDER}/{path.name}"
-                self._missing.append(FileReport(name=name, records=0, ok=False, fault=error.diagnostics()))
+        for name, note in self._beside.items():
+            if isinstance(note, str):
+                self._missing.append(FileReport(name=name, records=0, ok=False, fault=note))
             else:
-                self._check_note(note, f"{NOTES_FOLDER}/{path.name}")
+                self._check_note(note, name)
 
     def _check_note(self, note: notes.Note, who: str) -> None:
         scan = next((s for s in self._streams.get(note.stream, ()) if s.first_seq == note.first_seq), None)

@@ -9,6 +9,8 @@ import pytest
 
 from driftwarden.audit import AuditWriter, Limits, VerifyReport, notes, verify
 from driftwarden.audit.record import seal
+from driftwarden.audit.scan import FileScan, Scanner
+from driftwarden.clock import SystemClock
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput
 
@@ -175,3 +177,27 @@ def test_limits_of_age_do_not_hide_a_gap(tmp_path: Path, clock: object, actor: A
     report = verify(tmp_path / "audit")
     assert [file.name for file in report.files if not file.ok] == [paths[2].name]
     assert "does not continue" in _faults(report)
+
+
+def test_a_log_that_is_being_written_verifies_all_the_while(
+    tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given writers that go on, rotate and open while the files are read one by one, no fault is seen."""
+    directory, limits = tmp_path / "audit", Limits(idle_s=None, file_bytes_max=2500, checkpoint_records=3)
+    writers = [AuditWriter(directory, stream=name, clock=SystemClock(), limits=limits) for name in ("a", "z")]
+    read = Scanner.run
+
+    def read_and_write(scanner: Scanner) -> FileScan:
+        scan = read(scanner)
+        for writer in writers:
+            for _ in range(4):
+                writer.append("event", {"event": "{}"}, actor=actor)
+        AuditWriter(directory, stream="m", clock=SystemClock(), limits=limits).close()
+        return scan
+
+    monkeypatch.setattr(Scanner, "run", read_and_write)
+    for _ in range(2):  # every file that is read begets three: two rounds are some dozens
+        report = verify(directory)
+        assert report.ok, _faults(report)
+    for writer in writers:
+        writer.close()
