@@ -1,6 +1,7 @@
 """Time zones from the `tzdata` package alone (never the host's copy), and public holidays: data with versions."""
 
 import bisect
+import warnings
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from importlib import import_module, resources
@@ -41,7 +42,9 @@ def holiday_countries() -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=256)
 def holiday_dates(country: str, subdivision: str | None, year: int) -> tuple[date, ...]:
     """The public holidays of a year, in order; empty where the calendar knows none for it."""
-    found = import_module("holidays").country_holidays(country, subdiv=subdivision, years=year, expand=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of years that it does not know: empty here, and so unknown
+        found = import_module("holidays").country_holidays(country, subdiv=subdivision, years=year, expand=False)
     return tuple(sorted(day for day in found if day.year == year))
 
 
