@@ -30,7 +30,7 @@ TRUSTED_TYPES = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.utils.validation.check_array",
 )
-_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_KEY = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def first_open(tracking_uri: str) -> Iterator[None]:
     if not tracking_uri.startswith("sqlite:///"):
         yield
         return
-    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(database.name + ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,7 +76,7 @@ def version_of(tracking_uri: str, registered_model: str, version: int) -> Any:
 def find_by_key(tracking_uri: str, registered_model: str, idempotency_key: str) -> Any | None:
     """The version tagged with this key (the oldest, were there two), or None."""
     if not _KEY.fullmatch(idempotency_key):
-        raise GiveUp("idempotency key: expected up to 128 letters, digits and `. _ : -`")
+        raise GiveUp("idempotency key: expected up to 200 letters, digits and `. _ : -`")
     name = registered_model.replace("'", "")
     found = client(tracking_uri).search_model_versions(f"name = '{name}' AND tag.`{KEY_TAG}` = '{idempotency_key}'")
     return min(found, key=lambda item: int(item.version)) if found else None

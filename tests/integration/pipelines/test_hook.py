@@ -144,7 +144,6 @@ def test_a_catalog_entry_can_watch_itself(project: Path, redis_url: str) -> None
         (WATCH, {"DRIFTWARDEN_REDIS_URL": "redis://127.0.0.1:1/0"}, "driftwarden"),
         (WATCH.replace("reference.csv", "absent.csv"), {}, "no such file"),
         ("model: shop\nwatch: {orders: {refrence: x}}\n", {}, "refrence"),
-        ("watch: 3\n", {}, "watch"),
         ("a: [\n", {}, "driftwarden"),
     ],
 )

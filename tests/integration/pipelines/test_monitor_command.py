@@ -70,7 +70,6 @@ def test_nothing_drifted_is_no_event(folder: Path) -> None:
     ("arguments", "said"),
     [
         (("--reference", "reference.csv", "--current", "absent.csv"), "no such file"),
-        (("--reference", "reference.csv", "--current", "."), "not a file"),
         (("--reference", "reference.csv", "--current", "same.csv", "--target", "gone"), "got `gone`"),
         (("--reference", "reference.csv", "--current", "same.csv", "--model", "a b"), "--model"),
     ],
