@@ -66,7 +66,8 @@ _MEND: dict[RootCause, tuple[Remedy, ...]] = {
     RootCause.COVARIATE_SHIFT: (_RETRAIN_ALL, _RETRAIN_RECENT, _NOTIFY),
     RootCause.NEW_CATEGORY: (_RETRAIN_ALL, _RETRAIN_RECENT, _NOTIFY),
     RootCause.LABEL_SHIFT: (_RETRAIN_RECENT, _RETRAIN_ALL, _NOTIFY, _RECALIBRATE),
-    RootCause.SEASONAL_PATTERN: (_RETRAIN_ALL, _RETRAIN_RECENT, _NONE),
+    # The champion has seen this season: it passes by itself, and what is trained on it forgets the rest of the year.
+    RootCause.SEASONAL_PATTERN: (_NONE, _NOTIFY, _RETRAIN_ALL),
     RootCause.SAMPLING_BIAS: (_QUARANTINE, _NOTIFY),
     RootCause.UNKNOWN: (_RETRAIN_ALL, _RETRAIN_RECENT, _RETRAIN_SINCE, _ROLLBACK, _NOTIFY),
     RootCause.FALSE_ALARM: (_NONE, _NOTIFY),

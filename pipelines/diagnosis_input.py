@@ -22,6 +22,7 @@ from driftwarden.pipelines.scoring import predictions_of
 from driftwarden.tables import read_rows, read_table
 
 HISTORY_ROWS_MAX = 60_000
+WINDOW_ROWS_MIN = 50
 
 
 def build_input(
@@ -42,7 +43,7 @@ def build_input(
     window = read_rows(current).tail(rows_max).reset_index(drop=True)
     champion = registry.load_model(tracking_uri, model.registered_model, champion_version)
     version = registry.version_of(tracking_uri, model.registered_model, champion_version)
-    earlier = _earlier(history)
+    earlier = _earlier(history, len(window))
     held, held_said = _held_out(tracking_uri, version)
     if reference is not None:
         table, said = read_table(reference).tail(rows_max).reset_index(drop=True), None
@@ -78,8 +79,11 @@ def _features(table: pd.DataFrame, model: WatchedModel) -> list[str]:
     return [str(name) for name in table.columns if name not in aside]
 
 
-def _earlier(history: list[Path]) -> list[tuple[str, pd.DataFrame]]:
-    """Earlier windows, newest kept first within a bound on rows; files that cannot be read are left out."""
+def _earlier(history: list[Path], window_rows: int) -> list[tuple[str, pd.DataFrame]]:
+    """Earlier windows, newest kept first within a bound on rows; files that cannot be read are left out.
+
+    A long file (the training history) is cut into windows of this one's size: a season shows only window by window.
+    """
     kept: list[tuple[str, pd.DataFrame]] = []
     rows = 0
     for file in reversed(history):
@@ -87,11 +91,20 @@ def _earlier(history: list[Path]) -> list[tuple[str, pd.DataFrame]]:
             table = read_table(file)
         except BadInput:
             continue
-        kept.append((file.stem, table))
+        kept += reversed(_cut(file.stem, table, window_rows))
         rows += len(table)
         if rows >= HISTORY_ROWS_MAX:
             break
     return kept[::-1]
+
+
+def _cut(label: str, table: pd.DataFrame, window_rows: int) -> list[tuple[str, pd.DataFrame]]:
+    if window_rows < WINDOW_ROWS_MIN or len(table) < 2 * window_rows:
+        return [(label, table)]
+    starts = range(len(table) % window_rows, len(table), window_rows)
+    return [
+        (f"{label}, rows {start} to {start + window_rows}", table.iloc[start : start + window_rows]) for start in starts
+    ]
 
 
 def _held_out(tracking_uri: str, version: Any) -> tuple[pd.DataFrame | None, Predictions | None]:

@@ -200,6 +200,8 @@ def _retrain(candidate: Candidate, trial: Trial, base: Rehearsal) -> Rehearsal:
         try:
             fitted = _fit(trial, recipe, columns, index)
         except GiveUp as error:
+            if begin == trial.cut:
+                raise  # the action trains on the rows before the holdout: what cannot be done there was not shown
             problems.append(error.diagnostics())
             continue
         train_rows = len(index)

@@ -119,7 +119,7 @@ def default_schedule(windows: int = 22) -> tuple[Fault, ...]:
         Fault("gradual_concept", 8, windows=None),
         Fault("stuck_sensor", 13, onset=0.25),
         Fault("abrupt_concept", 15, windows=None),
-        Fault("new_machine_type", 20, windows=None),
+        Fault("new_machine_type", 21, windows=None),
     )
     return tuple(fault for fault in story if fault.window < windows)
 

@@ -253,7 +253,7 @@ def open_service(
     from driftwarden.contracts.ports import Actor
     from driftwarden.pipelines.quiet import LOGGING_VARIABLE, quiet
     from driftwarden.pipelines.runner import KedroTrainer
-    from driftwarden.sandbox import ProcessSandbox
+    from driftwarden.sandbox import ProcessSandbox, SandboxLimits
     from driftwarden.service.comparing import SandboxComparer
     from driftwarden.service.training import WarmTrainer
     from driftwarden.service.workflow.approvals import Approvals
@@ -279,7 +279,12 @@ def open_service(
         quiet()
         logging_of_kedro = {LOGGING_VARIABLE: os.environ[LOGGING_VARIABLE]}
         sandbox = ProcessSandbox(
-            environ=os.environ, preload=SANDBOX_PRELOAD, slots=sandbox_slots, extra_environ=logging_of_kedro
+            environ=os.environ,
+            preload=SANDBOX_PRELOAD,
+            slots=sandbox_slots,
+            # Threads of one fit spin while another process has their core: half the cores each lets two calls run side by side.
+            limits=SandboxLimits(threads=max(1, (os.cpu_count() or 2) // 2)),
+            extra_environ=logging_of_kedro,
         )
         stack.callback(sandbox.close)
         sandbox.warm()
