@@ -11,7 +11,8 @@ import pytest
 from driftwarden.contracts.data import ExcludedRows, RowSelection
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput, NotFound
-from driftwarden.tables import check_window, read_rows, read_rows_at, read_table, resolve
+from driftwarden.tables import read_rows, read_rows_at, read_table, resolve
+from driftwarden.windows import check_window
 
 
 @pytest.fixture
