@@ -112,7 +112,8 @@ def _by_hand(id: str, what: str, reason: str, as_json: bool) -> None:
     why = check_reason(reason)
     with open_views() as views:
         incident = views.store.find(id)
-        check_request(views.store.get(incident).state, what)
+        record = views.store.get(incident)
+        check_request(record.state, what, changed=bool((record.doc.get("result") or {}).get("changed")))
         views.store.wake(incident, what, {"by": getpass.getuser(), "reason": why})
     if as_json:
         print_json({"incident": incident, "asked": what, "reason": why})

@@ -7,7 +7,7 @@ from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
-from driftwarden.service.workflow.deciding import approval_facts, ask, decide, fail, intend
+from driftwarden.service.workflow.deciding import approval_facts, ask, decide, fail, intend, withdraw
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
@@ -70,8 +70,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         intend(parts, incident, "approval" if approval else "decision")
         return State.EXECUTING
     parts.ledger.release(incident.id)
-    if incident.approval and approval:
-        parts.approvals.mark(incident.approval, "superseded")
+    withdraw(parts, incident, also_approved=True)
     return ask(parts, incident) if decision.outcome is Outcome.ESCALATE else State.MONITORING
 
 

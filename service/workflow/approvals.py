@@ -5,7 +5,7 @@ compare-and-set on its stored bytes, so two people at once never overwrite each 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -58,6 +58,7 @@ class ApprovalRequest(BaseModel):
     confidence: float | None = None
     why: tuple[str, ...] = ()
     summary: str = ""
+    requested_by: str | None = None
 
     def view(self) -> dict[str, Any]:
         """The fields of `approvals list --json` (contract §6)."""
@@ -70,9 +71,22 @@ def approval_digest(incident: Incident, decision: Decision) -> str:
 
     Another action, parameter, champion, window, tier's terms or failing rule makes another digest, and so another request.
     """
-    candidate = incident.candidate
-    if candidate is None or decision.approvals is None:
+    if incident.candidate is None or decision.approvals is None:
         raise BadInput("nothing to approve", got=incident.id, expected="a plan, and a tier that says who may approve")
+    terms = decision.approvals
+    return _digest(incident, required=terms.required, groups=terms.from_, lifts=lifted_rules(decision))
+
+
+def is_bound(incident: Incident, request: "ApprovalRequest") -> bool:
+    """True where what was asked is still what the incident would do: the digest of its present plan is the one approved."""
+    if incident.candidate is None:
+        return False
+    return request.digest == _digest(incident, required=request.required, groups=request.groups, lifts=request.why)
+
+
+def _digest(incident: Incident, *, required: int, groups: Sequence[str], lifts: Sequence[str]) -> str:
+    candidate = incident.candidate
+    assert candidate is not None
     window = incident.event.get("window") or {}
     return digest(
         {
@@ -82,8 +96,8 @@ def approval_digest(incident: Incident, decision: Decision) -> str:
             "params": plain(candidate.params),
             "champion": incident.champion_before,
             "window": {"uri": window.get("uri"), "start": window.get("start"), "end": window.get("end")},
-            "approvals": {"required": decision.approvals.required, "from": list(decision.approvals.from_)},
-            "lifts": sorted(lifted_rules(decision)),
+            "approvals": {"required": required, "from": list(groups)},
+            "lifts": sorted(lifts),
         }
     )
 
@@ -101,17 +115,20 @@ class Approvals:
         self._redis, self._key, self._clock = client, f"{prefix}approvals", clock
 
     def request(self, incident: Incident, decision: Decision, summary: str) -> tuple[ApprovalRequest, bool]:
-        """The request for this incident's plan; True where it is new. Pending ones of another digest are superseded."""
+        """The request for this incident's plan; True where it is new. Open ones of another digest are superseded.
+
+        One that was rejected stays rejected: the same plan is not asked for again.
+        """
         made = approval_digest(incident, decision)
         candidate, terms = incident.candidate, decision.approvals
         assert candidate is not None
         assert terms is not None
         id = "apr-" + hashlib.sha256(f"{incident.id}\n{made}".encode()).hexdigest()[:12]
         for other in self.list():
-            if other.incident == incident.id and other.id != id and other.state == "pending":
+            if other.incident == incident.id and other.id != id and other.state in {"pending", "approved"}:
                 self._change(other.id, lambda one: one.model_copy(update={"state": "superseded"}))
         existing = self._load(id)
-        if existing is not None and existing[1].state in {"pending", "approved"}:
+        if existing is not None and existing[1].state in {"pending", "approved", "rejected"}:
             return existing[1], False
         now = self._clock.now()
         request = ApprovalRequest(
@@ -132,6 +149,7 @@ class Approvals:
             confidence=incident.confidence,
             why=lifted_rules(decision),
             summary=summary,
+            requested_by=incident.undo_of.get("by") if incident.undo_of else None,
         )
         self._redis.hset(self._key, id, request.model_dump_json())
         return request, True
@@ -140,13 +158,10 @@ class Approvals:
         """Add one person's approval; `approved` once enough distinct people of the tier's groups have given theirs."""
 
         def change(one: ApprovalRequest) -> ApprovalRequest:
-            self._check_open(one)
-            group = next((name for name in one.groups if name in groups), None)
-            if group is None:
+            group = self._seat(one, by, groups)
+            if one.requested_by == by:
                 raise BadInput(
-                    f"approver `{by}`",
-                    got=f"groups: {', '.join(groups) or 'none'}",
-                    expected=f"one of: {', '.join(one.groups)}",
+                    f"approval `{one.id}`", got=f"an approval by {by}, who asked for it", expected="another person"
                 )
             if any(grant.by == by for grant in one.granted):
                 raise BadInput(f"approval `{one.id}`", got=f"a second approval by {by}", expected="another person")
@@ -161,14 +176,7 @@ class Approvals:
         """Reject: final for this digest."""
 
         def change(one: ApprovalRequest) -> ApprovalRequest:
-            self._check_open(one)
-            group = next((name for name in one.groups if name in groups), None)
-            if group is None:
-                raise BadInput(
-                    f"approver `{by}`",
-                    got=f"groups: {', '.join(groups) or 'none'}",
-                    expected=f"one of: {', '.join(one.groups)}",
-                )
+            group = self._seat(one, by, groups)
             grant = Grant(by=by, group=group, at=rfc3339(self._clock.now()), reason=reason)
             return one.model_copy(update={"refused": grant, "state": "rejected"})
 
@@ -196,6 +204,15 @@ class Approvals:
     def is_expired(self, request: ApprovalRequest) -> bool:
         """True from the moment `expires_at` on."""
         return self._clock.now() >= parse_rfc3339(request.expires_at)
+
+    def _seat(self, one: ApprovalRequest, by: str, groups: tuple[str, ...]) -> str:
+        """The group for which this person may answer this request."""
+        self._check_open(one)
+        group = next((name for name in one.groups if name in groups), None)
+        if group is None:
+            got = f"groups: {', '.join(groups) or 'none'}"
+            raise BadInput(f"approver `{by}`", got=got, expected=f"one of: {', '.join(one.groups)}")
+        return group
 
     def _check_open(self, one: ApprovalRequest) -> None:
         if one.state != "pending":

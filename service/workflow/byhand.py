@@ -5,7 +5,8 @@ from typing import Any
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, GiveUp
+from driftwarden.errors import BadInput, GiveUp, Retry
+from driftwarden.service.workflow.deciding import withdraw
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.transitions import State
@@ -23,11 +24,13 @@ CANDIDATES_MAX = 6
 VERSIONS_MOVED = frozenset({ActionName.RETRAIN, ActionName.ROLLBACK, ActionName.RECALIBRATE, ActionName.FALLBACK_MODEL})
 
 
-def check_request(state: str, what: str) -> None:
-    """Raise BadInput where an incident in this state cannot be asked that."""
+def check_request(state: str, what: str, *, changed: bool = True) -> None:
+    """Raise BadInput where an incident in this state cannot be asked that, or has nothing to undo (`changed` False)."""
     if state not in ALLOWED[what]:
         allowed = ", ".join(sorted(ALLOWED[what]))
         raise BadInput(f"cannot {what} this incident", got=f"state `{state}`", expected=f"one of: {allowed}")
+    if what == "undo" and not changed:
+        raise BadInput("cannot undo this incident", got="one that changed nothing", expected="an effect that stands")
 
 
 def take_request(parts: Parts, incident: Incident, what: str, payload: dict[str, Any]) -> State:
@@ -46,25 +49,31 @@ def take_request(parts: Parts, incident: Incident, what: str, payload: dict[str,
     )
     incident.note(parts.clock, "approval", f"{what} asked: {reason}", actor)
     if what == "close":
-        if incident.approval and parts.approvals.get(incident.approval).state == "pending":
-            parts.approvals.mark(incident.approval, "superseded")
+        withdraw(parts, incident, also_approved=True)
         return State.CLOSED
     if what == "retry":
+        withdraw(parts, incident, also_approved=True)
         _begin_again(incident)
         return State.TRIAGED
-    return _plan_undo(parts, incident, reason)
+    try:
+        return _plan_undo(parts, incident, reason, actor)
+    except (GiveUp, BadInput, Retry) as error:
+        incident.note(parts.clock, "close", f"not undone: {error.diagnostics()}", actor)
+        return incident.state
 
 
 def _begin_again(incident: Incident) -> None:
     incident.problem = None
     incident.finding = incident.plan = incident.chosen = incident.confidence = None
     incident.facts = incident.decision = incident.intent = incident.result = incident.verification = None
-    incident.rehearsals, incident.rehearsal_notes, incident.tries = [], {}, 0
+    incident.rehearsals, incident.rehearsal_notes, incident.measures, incident.effect_rows = [], {}, {}, {}
+    incident.outcome = incident.helped = incident.undo_of = None
+    incident.tries = incident.rounds = 0
     # The events are taken in anew: files that were absent may be there now.
     incident.events = []
 
 
-def _plan_undo(parts: Parts, incident: Incident, reason: str) -> State:
+def _plan_undo(parts: Parts, incident: Incident, reason: str, actor: Actor) -> State:
     result, plan = incident.result, incident.plan
     if result is None or plan is None or incident.intent is None or not result.changed:
         raise GiveUp("there is nothing to undo: the incident changed nothing")
@@ -74,9 +83,14 @@ def _plan_undo(parts: Parts, incident: Incident, reason: str) -> State:
     if action in VERSIONS_MOVED and result.before is not None:
         action, params = ActionName.ROLLBACK, {"to_version": result.before}
     candidate = Candidate(id=id, action=action, params=params, rationale=f"undo, asked by a person: {reason}")
+    champion = parts.registry.champion(parts.settings.watched(incident.model))
     incident.plan = plan.model_copy(update={"candidates": (*kept, candidate)})
-    incident.undo_of = {"request": incident.intent.request, "result": result.model_dump(mode="json")}
+    incident.undo_of = {
+        "request": incident.intent.request,
+        "result": result.model_dump(mode="json"),
+        "by": actor.id,
+    }
     # Nothing measures a person's wish: confidence is unknown, so the policy escalates, and people sign.
     incident.chosen, incident.confidence, incident.intent, incident.approval = candidate.id, None, None, None
-    incident.champion_before = parts.registry.champion(parts.settings.watched(incident.model))
+    incident.champion_before, incident.verification, incident.helped = champion, None, None
     return State.REHEARSED

@@ -3,22 +3,27 @@
 from typing import Any
 
 from driftwarden.clock import rfc3339
-from driftwarden.contracts.base import ActionName, Outcome
+from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import Decision
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import NotFound
-from driftwarden.service.workflow.approvals import ApprovalRequest
+from driftwarden.service.workflow.approvals import ApprovalRequest, is_bound
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
 
+# How often more drift may send an incident back before it acts on what it knows; the rest opens the next incident.
+ROUNDS_MAX = 3
+
 
 def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None) -> dict[str, Any]:
     """The facts of a decision as they are now; `state.*` never counts this incident."""
-    event: DriftEvent | None = parse_event(raws[-1]) if raws else None
+    # The newest event that was taken in: one that came since then was not looked at, and decides nothing.
+    taken = raws[: len(incident.events)] or raws
+    event: DriftEvent | None = parse_event(taken[-1]) if taken else None
     now = parts.decision_clock.now_for(incident)
     try:
         model = parts.settings.watched(incident.model)
@@ -68,7 +73,18 @@ def decide_first(parts: Parts, incident: Incident, raws: list[str]) -> State:
 
 
 def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
-    """decided | approved -> executing | awaiting_approval | monitoring: what the decision on record says."""
+    """decided -> executing | awaiting_approval | monitoring, or triaged again where more drift came meanwhile."""
+    if len(raws) > len(incident.events) and incident.rounds < ROUNDS_MAX:
+        incident.rounds += 1
+        incident.note(
+            parts.clock, "event", "more drift came meanwhile: looked at again before anything is done", SERVICE
+        )
+        return State.TRIAGED
+    return _carry_on(parts, incident, raws, approval=None)
+
+
+def _carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None) -> State:
+    """What the decision on record says."""
     assert incident.decision is not None
     outcome = Outcome(incident.decision["outcome"])
     if outcome is Outcome.EXECUTE:
@@ -76,32 +92,34 @@ def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
         if broken is None:
             return State.EXECUTING
         # Another worker took the last of a cap between our facts and our reservation: the facts say so now.
-        decision = decide(parts, incident, raws)
+        decision = decide(parts, incident, raws, approval=approval)
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
         outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
-    if outcome is not Outcome.ESCALATE and incident.approval:
-        _withdraw(parts, incident)
-    if outcome is Outcome.ESCALATE:
-        return ask(parts, incident)
-    return State.MONITORING
+    withdraw(parts, incident, also_approved=approval is not None)
+    return ask(parts, incident) if outcome is Outcome.ESCALATE else State.MONITORING
 
 
 def _reserve(parts: Parts, incident: Incident) -> str | None:
     candidate = incident.candidate
     assert candidate is not None
+    assert incident.decision is not None
+    lifted = {rule["id"] for rule in incident.decision["rules"] if rule["effect"] == "lifted"}
     return parts.ledger.reserve(
         incident.id,
         model=incident.model,
         action=candidate.action.value,
         cost_usd=candidate.cost_usd,
         now=parts.decision_clock.now_for(incident),
-        caps=parts.caps(),
+        caps=parts.caps().without(lifted),
     )
 
 
-def _withdraw(parts: Parts, incident: Incident) -> None:
-    """The request that still waits is about a plan that is no more."""
-    if incident.approval and parts.approvals.get(incident.approval).state == "pending":
+def withdraw(parts: Parts, incident: Incident, *, also_approved: bool) -> None:
+    """What was asked is about a plan, or a moment, that is no more."""
+    if incident.approval is None:
+        return
+    gone = {"pending", "approved"} if also_approved else {"pending"}
+    if parts.approvals.get(incident.approval).state in gone:
         parts.approvals.mark(incident.approval, "superseded")
 
 
@@ -237,9 +255,9 @@ def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """approved -> executing, or whatever fresh facts say: what the signers saw failing is lifted, nothing else."""
     facts = approval_facts(parts, incident)
     decision = decide(parts, incident, raws, approval=facts)
-    if decision.outcome is not Outcome.EXECUTE and incident.approval:
-        parts.approvals.mark(incident.approval, "superseded")
-    return follow(parts, incident, raws)
+    if decision.outcome is not Outcome.EXECUTE:
+        withdraw(parts, incident, also_approved=True)
+    return _carry_on(parts, incident, raws, approval=facts)
 
 
 def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
@@ -247,23 +265,13 @@ def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
     if incident.approval is None:
         return None
     request = parts.approvals.get(incident.approval)
-    if request.state != "approved" or parts.approvals.is_expired(request) or not _still_bound(incident, request):
+    if request.state != "approved" or parts.approvals.is_expired(request) or not is_bound(incident, request):
         return None
     return {
         "digest": request.digest,
         "granted": [{"by": grant.by, "group": grant.group, "at": grant.at} for grant in request.granted],
         "lifts": list(request.why),
     }
-
-
-def _still_bound(incident: Incident, request: ApprovalRequest) -> bool:
-    candidate = incident.candidate
-    return (
-        candidate is not None
-        and request.incident == incident.id
-        and request.action == candidate.action.value
-        and request.candidate == candidate.id
-    )
 
 
 def fail(parts: Parts, incident: Incident, reason: str) -> State:
@@ -284,8 +292,3 @@ def decide_problem(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """triaged -> failed for an event that cannot be handled: decided like any other (unknown facts escalate), and said."""
     decide(parts, incident, raws)
     return fail(parts, incident, incident.problem or "the event cannot be handled")
-
-
-def is_idle(incident: Incident) -> bool:
-    """True where the plan is to do nothing."""
-    return incident.candidate is not None and incident.candidate.action is ActionName.NONE

@@ -91,12 +91,13 @@ def _plan_facts(incident: Incident, candidate: Candidate | None) -> dict[str, An
 def _evidence_facts(
     performance: dict[str, Any], incident: Incident, event: DriftEvent | None, now: str
 ) -> dict[str, Any]:
-    rows = max((int(measure.get("rows_current") or 0) for measure in incident.measures.values()), default=0)
+    measured = (measure.get("rows_current") for measure in incident.measures.values())
+    rows = max((int(count) for count in measured if count is not None), default=None)
     window = event.data.window if event and isinstance(event.data, DriftData) else None
     end = window.end.isoformat() if window and window.end else incident.event_time
     return {
         "rows": rows,
-        "labelled_rows": performance.get("labelled_rows", 0),
+        "labelled_rows": performance.get("labelled_rows"),
         "age_seconds": _age_seconds(now, end),
     }
 

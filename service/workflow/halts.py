@@ -42,11 +42,11 @@ class Halts:
 
     def is_halted(self, model: str) -> bool | None:
         """True, False, or None where it cannot be told (which the policy treats as unknown: nothing executes)."""
-        if self._file(None).exists() or self._file(model).exists():
-            return True
         try:
+            if self._file(None).exists() or self._file(model).exists():
+                return True
             return any(value is not None for value in self._redis.hmget(self._key, [EVERYTHING, model]))
-        except redis.RedisError:
+        except (redis.RedisError, OSError):
             return None
 
     def all(self) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,8 @@ One hash `<prefix>ledger`: incident -> JSON {model, action, cost (micro-USD), at
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from importlib.resources import files
@@ -32,6 +32,17 @@ class Caps:
     concurrency_model: int | None = None
     concurrency_global: int | None = None
     breaker_window_ms: int = 7 * 86_400_000
+
+    def without(self, rules: Collection[str]) -> "Caps":
+        """The caps that are left once people have lifted these rules; concurrency cannot be lifted."""
+        names = {
+            "cost-per-day": "per_day",
+            "cost-per-model-per-day": "per_model_day",
+            "rate-per-model": "rate_model",
+            "rate-global": "rate_global",
+        }
+        lifted: dict[str, Any] = {names[rule]: None for rule in rules if rule in names}
+        return replace(self, **lifted)
 
     @classmethod
     def of(cls, policy: Mapping[str, Any]) -> "Caps":

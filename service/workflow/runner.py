@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339, rfc3339
@@ -34,9 +35,11 @@ class Worker:
         self._parts, self._store, self._name = parts, store, name
         self._lease_ms = int(parts.settings.service.lease_s * 1000)
         self._fail_point = fail_point or (lambda where: None)
+        self._stop: threading.Event | None = None
 
     def run(self, stop: threading.Event, *, block_ms: int = 1000) -> None:
-        """Work until `stop` is set; what is in hand is finished or handed back first."""
+        """Work until `stop` is set; the step in hand is finished first, and its incident handed back."""
+        self._stop = stop
         while not stop.is_set():
             try:
                 self.work_once(block_ms=block_ms)
@@ -84,13 +87,18 @@ class Worker:
                 self._fail_point(f"committed:{after}")
                 if not going_on:
                     return
+                if self._stop is not None and self._stop.is_set() and after is not State.EXECUTING:
+                    self._store.hand_back(claim)
+                    return
 
     def _hear(self, claim: Claim, incident: Incident) -> bool:
-        """Take up what people asked for by hand; True where anything was."""
-        asked = [signal for signal in claim.signals if signal.why in byhand.ALLOWED]
-        for signal in asked:
-            incident.state = byhand.take_request(self._parts, incident, signal.why, dict(signal.payload or {}))
-        return bool(asked)
+        """Take up what people asked for by hand; True where that changed the state."""
+        before = incident.state
+        for signal in claim.signals:
+            if signal.why in byhand.ALLOWED:
+                payload = signal.payload if isinstance(signal.payload, dict) else {}
+                incident.state = byhand.take_request(self._parts, incident, signal.why, payload)
+        return incident.state is not before
 
     def _incident(self, claim: Claim) -> Incident:
         if claim.doc:
@@ -168,8 +176,10 @@ class Worker:
     def _finish(self, claim: Claim, incident: Incident, *, closing: bool) -> Claim:
         if closing:
             acting.close(self._parts, incident)
+        # What was taken in is what was weighed: any event beyond that opens the next incident.
+        weighed = claim.events[: len(incident.events)] or claim.events
         claim = self._store.commit(
-            claim,
+            replace(claim, events=weighed),
             state=incident.state.value,
             doc=incident.to_store(),
             disposition="finish",
@@ -183,6 +193,8 @@ class Worker:
     def _due_s(self, incident: Incident) -> float:
         if incident.state is State.AWAITING_APPROVAL and incident.approval:
             request = self._parts.approvals.get(incident.approval)
+            if request.state != "pending":
+                return 0.0
             left_s = (parse_rfc3339(request.expires_at) - self._parts.clock.now()).total_seconds()
             return max(1.0, left_s)
         return VERIFY_AGAIN_S

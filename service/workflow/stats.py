@@ -38,7 +38,7 @@ def figures(
         "actions": dict(Counter(one.result.action.value for one in acted if one.result)),
         "success_rate": _share(sum(bool(one.helped) for one in judged), len(judged)),
         "undone": sum(one.state.value == "undone" for one in incidents),
-        "spend_usd": str(spend_usd.normalize() if spend_usd else Decimal(0)),
+        "spend_usd": f"{spend_usd.normalize():f}",
         "calibration": _calibration(judged),
         "approvals": _approvals(approvals),
     }

@@ -36,7 +36,8 @@ ARROWS: dict[State, frozenset[State]] = {
     S.INVESTIGATED: frozenset({S.PLANNED}),
     S.PLANNED: frozenset({S.REHEARSED}),
     S.REHEARSED: frozenset({S.DECIDED}),
-    S.DECIDED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING}),
+    # Back to triaged: more drift came while it was weighed, and is looked at before anything is done.
+    S.DECIDED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING, S.TRIAGED}),
     S.AWAITING_APPROVAL: frozenset({S.APPROVED, S.REJECTED, S.EXPIRED, S.TRIAGED, S.CLOSED}),
     # What was approved is decided again: it may have become something else to ask, or nothing to do.
     S.APPROVED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING}),
