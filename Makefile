@@ -1,0 +1,50 @@
+# `make demo` and `make test` need nothing but make and a Python 3.11 or newer. `make help` lists the rest.
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint lock clean
+
+# The first of these that runs; another: make PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+ARGS ?=
+DRIFTWARDEN_DATA ?= ../shared/data
+
+# What a shell may hold that changes what runs: another environment, another path, modules compiled anew by every process.
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
+export KEDRO_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## the environment, from the locked requirements (the others call it)
+
+.venv/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml scripts/setup
+	@scripts/setup "$(PYTHON)"
+	@touch $@
+
+demo: .venv/.ready ## the whole story on this machine (ARGS="--stream elec2", ARGS=--json)
+	@$(BIN)/driftwarden demo $(ARGS)
+
+test: .venv/.ready ## the test suite (ARGS="-k approval")
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.ready ## figures: policy, audit log
+	@$(BIN)/driftwarden bench policy $(ARGS)
+	@$(BIN)/driftwarden bench audit $(ARGS)
+
+lint: .venv/.ready ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: .venv/.ready ## requirements/*.txt anew from pyproject.toml (ARGS=--upgrade)
+	@scripts/lock $(ARGS)
+
+clean: ## everything that make has made; the state folder .driftwarden/ stays
+	rm -rf .venv .uv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
