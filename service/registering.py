@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,19 +68,21 @@ def first_champion(
     trainer: Trainer,
     audit: AuditLog,
     clock: Clock,
+    watched: Container[str] = (),
 ) -> TrainingResult:
     """Train the first champion and set the alias; the intent stands in the audit log before, the result after.
 
-    Raises BadInput where the model has a champion already: replacing it is an action, and goes through the policy.
+    Raises BadInput where the model has a champion already: replacing it is an action, and goes through the policy. Only a
+    registration that died before its entry was written (not among `watched`) is finished.
     """
+    key = hashlib.sha256(f"register\n{model.name}\n{model.registered_model}".encode()).hexdigest()
     there = registry.champion(model)
-    if there is not None:
+    if there is not None and (there != registry.find_by_key(model, key) or model.name in watched):
         raise BadInput(
             f"model `{model.name}` has a champion already",
             got=f"version {there} of `{model.registered_model}`",
             expected="a model without one (an incident's actions replace champions)",
         )
-    key = hashlib.sha256(f"register\n{model.name}\n{model.registered_model}".encode()).hexdigest()
     correlation_id = key[:32]
     actor = Actor(kind="human", id=getpass.getuser())
     intent = audit.append(
@@ -99,7 +102,8 @@ def first_champion(
             artifact_root=registry.artifact_root,
         )
     )
-    registry.set_champion(model, result.version, expected=None, lock=Alone())
+    if there is None:
+        registry.set_champion(model, result.version, expected=None, lock=Alone())
     audit.append(
         "result",
         {

@@ -187,6 +187,7 @@ def register(
             trainer=KedroTrainer(settings.home / "training", environ=os.environ),
             audit=audit,
             clock=clock,
+            watched=settings.models,
         )
         written = write_entry(settings, model)
     value = result.metrics.get(metric)

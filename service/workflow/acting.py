@@ -1,6 +1,8 @@
 """The last part of the walk: the effect, its verification on later rows, its undoing, and what is remembered of it."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
@@ -14,6 +16,8 @@ from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
 
 log = logging.getLogger(__name__)
+
+WINDOWS_MAX = 50
 
 # What is judged on later rows; of the others it is read back that they stand as intended.
 VERSION_ACTIONS = frozenset(
@@ -116,23 +120,13 @@ def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict
 
 def verify(parts: Parts, incident: Incident) -> State:
     """verifying -> resolved | undone: both versions on labelled rows that neither was chosen on."""
-    from driftwarden.actions.verify import judge
-
-    result = incident.result
-    assert result is not None
-    assert incident.intent is not None
-    bounds = parts.settings.verification
-    model = parts.settings.watched(incident.model)
-    now = _latest_now(parts, incident)
-    rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name)).after(incident.effect_rows, now)
-    verification = Verification(verdict="pending", detail="no labelled rows after the action yet")
-    if rows is not None and result.before is not None and result.after is not None:
-        try:
-            comparison = parts.comparer.compare(model, champion=result.before, challenger=result.after, rows=rows)
-        except BadInput as error:
-            verification = Verification(verdict="pending", detail=error.diagnostics())
-        else:
-            verification = judge(comparison, rows_min=bounds.rows_min, tolerance=bounds.tolerance, p_harm=bounds.p_harm)
+    windows = _windows_since(parts, incident)
+    verification = _compare(parts, incident, ())
+    if verification.verdict == "pending" and any(window.get("uri") for window in windows):
+        elsewhere = _compare(parts, incident, windows)
+        verification = verification if elsewhere.verdict == "pending" else elsewhere
+    if verification.verdict == "pending":
+        verification = _as_reported(windows) or verification
     if verification.verdict == "pending" and not _patience_is_over(parts, incident):
         incident.verification = verification
         return State.VERIFYING
@@ -142,6 +136,42 @@ def verify(parts: Parts, incident: Incident) -> State:
     incident.helped = {"helped": True, "no_difference": False}.get(verification.verdict)
     _settle(parts, incident)
     return State.RESOLVED
+
+
+def _windows_since(parts: Parts, incident: Incident) -> list[dict[str, Any]]:
+    """Windows that performance reports told of and that ended after the effect."""
+    then = parse_rfc3339(str(incident.effect_rows.get("until") or incident.updated_at))
+    known = parts.metrics.last(incident.model, WINDOWS_MAX)
+    return [one for one in known if one.get("basis") and parse_rfc3339(one["end"]) > then]
+
+
+def _compare(parts: Parts, incident: Incident, reported: Sequence[dict[str, Any]]) -> Verification:
+    """Both versions on the labelled rows of the history that came since, or on those of the reported windows."""
+    from driftwarden.actions.verify import judge
+
+    result, bounds = incident.result, parts.settings.verification
+    assert result is not None
+    model = parts.settings.watched(incident.model)
+    waiting = "no labelled rows after the action yet"
+    try:
+        own = ModelRows(parts.settings, model, parts.state.quarantined(model.name))
+        rows = own.after(incident.effect_rows, _latest_now(parts, incident), reported)
+        if rows is None or result.before is None or result.after is None:
+            return Verification(verdict="pending", detail=waiting)
+        comparison = parts.comparer.compare(model, champion=result.before, challenger=result.after, rows=rows)
+    except (BadInput, GiveUp) as error:
+        return Verification(verdict="pending", detail=error.diagnostics())
+    return judge(comparison, rows_min=bounds.rows_min, tolerance=bounds.tolerance, p_harm=bounds.p_harm)
+
+
+def _as_reported(windows: Sequence[dict[str, Any]]) -> Verification | None:
+    """Someone else's figures, where the newest report is of a window that could not be read here: no track record."""
+    newest = windows[-1] if windows else None
+    if newest is None or newest["basis"] != "reported" or newest.get("value") is None:
+        return None
+    against = f", reference {newest['reference']}" if newest.get("reference") is not None else ""
+    detail = f"{newest['metric']} {newest['value']}{against} in the window to {newest['end']}, as reported"
+    return Verification(verdict="reported", rows=int(newest.get("rows") or 0), detail=detail)
 
 
 def _latest_now(parts: Parts, incident: Incident) -> str:
@@ -214,14 +244,23 @@ def _undo(parts: Parts, incident: Incident) -> State:
 
 def _settle(parts: Parts, incident: Incident) -> None:
     """Labels have spoken: the track record of this action learns from it."""
-    if incident.helped is None or incident.result is None:
+    if incident.result is None:
+        return
+    if incident.helped is None:
+        if incident.verification is not None and incident.verification.verdict == "reported":
+            _write_settlement(parts, incident, "reported")
         return
     parts.ledger.record_outcome(
         incident.id, model=incident.model, action=incident.result.action.value, helped=incident.helped
     )
+    _write_settlement(parts, incident, "measured")
+
+
+def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
+    assert incident.result is not None
     parts.audit.append(
         "settlement",
-        {"action": incident.result.action.value, "helped": incident.helped, "basis": "measured"},
+        {"action": incident.result.action.value, "helped": incident.helped, "basis": basis},
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,

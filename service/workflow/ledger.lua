@@ -1,19 +1,21 @@
 -- reserve: count one action against every cap, or none at all
--- KEYS: 1 ledger hash (incident -> JSON {model, action, cost, at, state, failed})
+-- KEYS: 1 ledger hash (incident -> JSON {model, action, cost, at, state, failed}; `<incident>#<n>`: its earlier effects)
 -- ARGV: 1 incident 2 model 3 action 4 cost_microusd 5 at_ms (the decision's moment) 6 day_start_ms
 --       7 day cap 8 model-day cap 9 model rate max 10 model rate window_ms 11 global rate max 12 global rate window_ms
 --       13 model concurrency 14 global concurrency        ('' where the policy sets no such cap)
 -- An entry that is 'released' had no effect and counts nowhere; 'running' counts as concurrent.
 local own = redis.call('HGET', KEYS[1], ARGV[1])
+local earlier
 if own then
   local entry = cjson.decode(own)
-  if entry.state ~= 'released' then return 'OK' end
+  if entry.state == 'running' then return 'OK' end
+  if entry.state == 'done' then earlier = own end -- a further effect of the same incident (retry, undo): both count
 end
 local cost, at, day = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local spent, spent_model, rate_model, rate_global, run_model, run_global = 0, 0, 0, 0, 0, 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  if all[i] ~= ARGV[1] then
+  if all[i] ~= ARGV[1] and string.sub(all[i], 1, #ARGV[1] + 1) ~= ARGV[1] .. '#' then
     local e = cjson.decode(all[i + 1])
     if e.state ~= 'released' then
       local same = e.model == ARGV[2]
@@ -36,5 +38,10 @@ if ARGV[9] ~= '' and rate_model >= tonumber(ARGV[9]) then return 'rate-per-model
 if ARGV[11] ~= '' and rate_global >= tonumber(ARGV[11]) then return 'rate-global' end
 if ARGV[13] ~= '' and run_model >= tonumber(ARGV[13]) then return 'concurrency-per-model' end
 if ARGV[14] ~= '' and run_global >= tonumber(ARGV[14]) then return 'concurrency-global' end
+if earlier then
+  local n = 1
+  while redis.call('HEXISTS', KEYS[1], ARGV[1] .. '#' .. n) == 1 do n = n + 1 end
+  redis.call('HSET', KEYS[1], ARGV[1] .. '#' .. n, earlier)
+end
 redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({model = ARGV[2], action = ARGV[3], cost = cost, at = at, state = 'running'}))
 return 'OK'

@@ -1,7 +1,8 @@
 """The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
 
 One hash `<prefix>ledger`: incident -> JSON {model, action, cost (micro-USD), at (ms, the decision's own time), state
-(`running`, `done`, `released`), failed}. A second hash `<prefix>track`: `<model>|<action>|<incident>` -> `1` helped, `0` not.
+(`running`, `done`, `released`), failed}; `<incident>#<n>` its earlier effects, where a person asked for
+another. A second hash `<prefix>track`: `<model>|<action>|<incident>` -> `1` helped, `0` not.
 """
 
 import json
@@ -101,7 +102,7 @@ class Ledger:
     def reserve(self, incident: str, *, model: str, action: str, cost_usd: Decimal, now: str, caps: Caps) -> str | None:
         """Count the action against every cap atomically; None where it fits, else the id of the cap that it would break.
 
-        Calling it again for the same incident changes nothing.
+        Calling it again while the incident's reservation runs changes nothing; after that it is a further effect.
         """
         moment = parse_rfc3339(now)
 
@@ -154,11 +155,17 @@ class Ledger:
         found = {key.decode(): json.loads(raw) for key, raw in self._redis.hgetall(self._key).items()}
         return {incident: entry for incident, entry in found.items() if entry["state"] != "released"}
 
+    def running(self) -> list[str]:
+        """Incidents whose reservation is neither settled nor released."""
+        return [incident for incident, entry in self.entries().items() if entry["state"] == "running"]
+
     def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> dict[str, Any]:
         """The `state.*` facts of contract §4, without the incident that is being decided."""
         moment = parse_rfc3339(now)
         at, day = _ms(moment), _day_start_ms(moment, caps.zone)
-        others = [entry for key, entry in self.entries().items() if key != incident and entry["at"] <= at]
+        others = [
+            entry for key, entry in self.entries().items() if key.partition("#")[0] != incident and entry["at"] <= at
+        ]
         mine = [entry for entry in others if entry["model"] == model]
         last = max(mine, key=lambda entry: entry["at"], default=None)
         finished = [entry for entry in mine if entry["state"] == "done" and entry["at"] > at - caps.breaker_window_ms]

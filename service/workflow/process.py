@@ -9,7 +9,7 @@ from typing import Any
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, Error, LogUnwritable
+from driftwarden.errors import BadInput, Error, LogUnwritable, NotFound
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.runner import Worker
@@ -115,6 +115,29 @@ class ServiceProcess:
             ticks += 1
             if ticks % TRIM_EVERY_TICKS == 0:
                 self._store.trim()
+                free_reservations(self._parts, self._store)
+
+
+def free_reservations(parts: Parts, store: WorkflowStore) -> list[str]:
+    """Settle, as failed, what incidents reserved that ended without a worker's word (a crash loop); returns them."""
+    freed = []
+    for incident in parts.ledger.running():
+        try:
+            record = store.get(incident)
+        except NotFound:
+            continue
+        if not record.ended:
+            continue
+        parts.ledger.abandon(incident)
+        parts.audit.append(
+            "close",
+            {"state": record.state, "outcome": record.doc.get("outcome"), "problem": record.reason},
+            actor=TIMERS,
+            incident=incident,
+            correlation_id=record.correlation_id,
+        )
+        freed.append(incident)
+    return freed
 
 
 def bury(parts: Parts) -> Callable[[Rejection], None]:
@@ -155,10 +178,11 @@ def take_performance(parts: Parts, event: DriftEvent) -> None:
         "value": reported.current if reported else None,
         "reference": reported.reference if reported else None,
         "basis": "reported",
+        "uri": window.uri if window is not None else None,
     }
     if window is not None and window.uri:
         try:
-            rows = ModelRows(parts.settings, model, {}).window(window.uri, end)
+            rows = ModelRows(parts.settings, model, {}).window(window.uri, rfc3339(max(event.time, parse_rfc3339(end))))
             scored = parts.sandbox.call(
                 "driftwarden.pipelines.tasks:score",
                 {
@@ -170,7 +194,8 @@ def take_performance(parts: Parts, event: DriftEvent) -> None:
                 timeout_s=parts.settings.rehearsal.timeout_s,
             )
             first = scored["scores"][0]
-            entry |= {"value": first["value"], "rows": first["rows"], "metric": model.metric, "basis": "measured"}
+            if first["value"] is not None:
+                entry |= {"value": first["value"], "rows": first["rows"], "metric": model.metric, "basis": "measured"}
         except (BadInput, Error) as error:
             log.info("performance report is taken as reported: %s", error.diagnostics())
     known = {parse_rfc3339(one["end"]): one for one in parts.metrics.last(model.name, 50)}

@@ -1,5 +1,6 @@
 """Which rows belong to a model: its history without quarantined batches, labels only where their delay is over."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,21 @@ class ModelRows:
             labels_until=self._labels_until(parse_rfc3339(now)),
         )
 
-    def after(self, known_then: dict[str, Any], now: str) -> RowSelection | None:
-        """Labelled rows that came after an effect: by time, else the files that were not there, else further rows."""
+    def after(
+        self, known_then: dict[str, Any], now: str, reported: Sequence[dict[str, Any]] = ()
+    ) -> RowSelection | None:
+        """Labelled rows that came after an effect, by time, else in the files that were not there; None: none yet.
+
+        `reported`: windows of performance reports; where given, only files of theirs that the history lacks.
+        Raises BadInput.
+        """
         selection = self.known(now)
+        if reported:
+            named = dict.fromkeys(str(self.path(one["uri"])) for one in reported if one.get("uri"))
+            elsewhere = tuple(path for path in named if path not in selection.paths)
+            if not elsewhere:
+                return None
+            selection = selection.narrowed(paths=elsewhere)
         if self._model.time_column and known_then.get("until"):
             return selection.narrowed(start=known_then["until"])
         new = tuple(path for path in selection.paths if path not in set(known_then.get("paths", ())))
@@ -101,14 +114,18 @@ class ModelRows:
         return rfc3339(now - delay) if delay > timedelta(0) and self._model.time_column else None
 
     def _excluded(self) -> tuple[ExcludedRows, ...]:
+        return tuple(rows for record in self._quarantined.values() for rows in self._excluded_by(record))
+
+    def _excluded_by(self, record: dict[str, Any]) -> list[ExcludedRows]:
+        """A batch's file and, where the rows have times, its time range: the history may hold the same rows again."""
         excluded = []
-        for record in self._quarantined.values():
-            uri = record.get("uri")
-            if uri:
-                try:
-                    excluded.append(ExcludedRows(path=str(self.path(uri))))
-                except BadInput:  # the batch is gone or was never below the roots: nothing to keep out by path
-                    continue
-            elif record.get("start") and record.get("end"):
-                excluded.append(ExcludedRows(start=record["start"], end=record["end"]))
-        return tuple(excluded)
+        if self._model.time_column and record.get("start") and record.get("end"):
+            excluded.append(ExcludedRows(start=record["start"], end=record["end"]))
+        try:
+            path = self.path(record["uri"]) if record.get("uri") else None
+        except BadInput:  # the batch is gone or was never below the roots: nothing to keep out by path
+            path = None
+        # One file that all rows are appended to is not kept out whole for the sake of one batch whose time is known.
+        if path is not None and not (excluded and self.history_files() == [path]):
+            excluded.append(ExcludedRows(path=str(path)))
+        return excluded
