@@ -281,10 +281,12 @@ def _failure_chance(table: pd.DataFrame, phases: tuple[Array, Array]) -> Array:
     shake = (table["vibration"].to_numpy(dtype=float) - 3) / 0.9
     press = (table["pressure"].to_numpy(dtype=float) - 6) / 0.5
     worn = (table["tool_wear"].to_numpy(dtype=float) - 110) / 65 * (table["load"].to_numpy(dtype=float) / 62)
-    heat_effect = np.where(newcomer, -1.6, 1.9) * (1 - abrupt) - 0.9 * abrupt
-    shake_effect = np.where(newcomer, -1.2, 2.0) * (1 - gradual) - 0.6 * gradual
+    heat_effect = 1.9 * (1 - abrupt) - 0.9 * abrupt
+    shake_effect = 2.0 * (1 - gradual) - 0.6 * gradual
     press_effect = 1.7 * (1 - gradual) - 1.7 * gradual
-    log_odds = -2.7 + heat_effect * heat + shake_effect * shake + press_effect * press + 0.8 * worn
+    habits = np.where(newcomer, -0.85, 1.0)  # what harms the others spares type D, and the other way round
+    log_odds = -2.7 + habits * (heat_effect * heat + shake_effect * shake + press_effect * press) + 0.8 * worn
+    log_odds = log_odds + np.where(newcomer, 2.0, 0.0)
     return np.asarray(1 / (1 + np.exp(-np.clip(1.3 * log_odds, -30, 30))))
 
 

@@ -275,7 +275,9 @@ def open_service(
         stack.callback(tracing.flush)
         client = stack.enter_context(open_redis(settings))
         audit = stack.enter_context(open_audit(settings, clock, role=role))
-        audit.append("policy_change", policy.change_record(), actor=Actor(kind="service", id="driftwarden"))
+        audit.append(
+            "policy_change", policy.change_record(now=clock.now()), actor=Actor(kind="service", id="driftwarden")
+        )
         quiet()
         logging_of_kedro = {LOGGING_VARIABLE: os.environ[LOGGING_VARIABLE]}
         sandbox = ProcessSandbox(
