@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from driftwarden.service.cli.common import safe_text
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.transitions import State
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ def incident_of(record: "IncidentRecord") -> Incident:
         incident = Incident.model_validate(record.doc)
         if record.reason and record.state == "failed":
             incident.problem = incident.problem or record.reason
-        return incident.model_copy(update={"state": record.state})
+        return incident.model_copy(update={"state": State(record.state)})
     return Incident(
         id=record.id,
         correlation_id=record.correlation_id,
@@ -40,7 +41,7 @@ def incident_of(record: "IncidentRecord") -> Incident:
         opened_at=record.opened_at,
         updated_at=record.updated_at,
         problem=record.reason,
-    ).model_copy(update={"state": record.state})
+    ).model_copy(update={"state": State(record.state)})
 
 
 def incident_table(found: list[Incident]) -> "Table":
