@@ -1,5 +1,6 @@
 """How incidents look on a terminal."""
 
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.service.cli.common import safe_text
@@ -154,10 +155,21 @@ def _rules(rules: list[dict[str, Any]]) -> "Table":
             rule["id"],
             _styled(rule["verdict"], VERDICT_STYLE),
             rule["effect"] or "",
-            safe_text(rule["got"] if rule["got"] is not None else "-", 40),
+            _rounded(rule["got"]),
             safe_text(rule["expected"] if rule["expected"] is not None else "-", 60),
         )
     return table
+
+
+def _rounded(got: str | None) -> str:
+    """A rule's figure for a person: four places; the audit log has them all."""
+    if got is None:
+        return "-"
+    try:
+        number = Decimal(got)
+    except InvalidOperation:
+        return safe_text(got, 40)
+    return safe_text(got, 40) if len(got) <= 8 else f"{number:.4f}"
 
 
 def _styled(text: str, styles: dict[str, str]) -> str:
