@@ -90,7 +90,7 @@ def _carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: di
     if outcome is Outcome.EXECUTE:
         broken = _reserve(parts, incident)
         if broken is None:
-            _withdraw(parts, incident)
+            withdraw(parts, incident, also_approved=False)
             return State.EXECUTING
         # Another worker took the last of a cap between our facts and our reservation: the facts say so now.
         decision = decide(parts, incident, raws, approval=approval)

@@ -5,6 +5,7 @@ from typing import Any
 
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.findings import Candidate, Rehearsal
 from driftwarden.contracts.ports import Actor
@@ -130,10 +131,14 @@ def write_plan(parts: Parts, incident: Incident) -> State:
     strategist = Actor(kind="agent", id=f"strategist/{incident.agents_model}")
     model = parts.settings.watched(incident.model)
     refused: dict[str, str] = {}
+    priced = []
     for candidate in incident.plan.candidates:
-        reason = _refusal(parts, incident, model, candidate)
+        request = build_request(parts, incident, model, candidate)
+        reason = _refusal(parts, request)
         if reason:
             refused[candidate.id] = reason
+        priced.append(candidate if reason else _priced(parts, request))
+    incident.plan = incident.plan.model_copy(update={"candidates": tuple(priced)})
     incident.rehearsal_notes = {"refused": refused}
     incident.audit["plan"] = parts.audit.append(
         "plan",
@@ -148,12 +153,28 @@ def write_plan(parts: Parts, incident: Incident) -> State:
     return State.PLANNED
 
 
-def _refusal(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> str | None:
+def _priced(parts: Parts, request: ActionRequest) -> Candidate:
+    """The candidate with what its action itself says of costs and reach, wherever that is more than the agents said."""
+    candidate = request.candidate
+    estimate = parts.actions[candidate.action].estimate(request)
+    return candidate.model_copy(
+        update={
+            "cost_usd": max(candidate.cost_usd, estimate.cost_usd),
+            "models_affected": max(candidate.models_affected, estimate.models_affected),
+            "reversible": candidate.reversible and estimate.reversible,
+        }
+    )
+
+
+def _refusal(parts: Parts, request: ActionRequest) -> str | None:
+    candidate = request.candidate
     action = parts.actions.get(candidate.action)
     if action is None:
         return f"action `{candidate.action}` is not available"
+    if "undo" in candidate.params:
+        return "only a person may ask for an undo"
     try:
-        action.precheck(build_request(parts, incident, model, candidate))
+        action.precheck(request)
     except Error as error:
         return error.diagnostics()
     return None
