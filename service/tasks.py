@@ -37,8 +37,8 @@ def rehearse(payload: dict[str, Any]) -> dict[str, Any]:
     """Rehearse candidates on the newest share of the known rows: `{"rehearsals", "holdout": {row_start, row_end}}`.
 
     `payload` as for `pipelines.tasks.rehearse`, with shares and bounds (`settings.RehearsalSettings`) in place of row
-    counts, which only the rows themselves can tell. The holdout is named by positions in the ordered table, so that the
-    action compares on the very rows that were rehearsed on.
+    counts, which only the rows themselves can tell. `holdout` names, by positions in the ordered table, the rows of the
+    rehearsal's last origin: the action trains on all rows before them and compares on them, as was rehearsed.
     """
     from driftwarden.pipelines import registry, rehearsal
 
@@ -64,7 +64,10 @@ def rehearse(payload: dict[str, Any]) -> dict[str, Any]:
     )
     return {
         "rehearsals": [one.model_dump(mode="json") for one in results],
-        "holdout": {"row_start": int(rows.positions[cut]), "row_end": int(rows.positions[-1]) + 1},
+        "holdout": {
+            "row_start": int(rows.positions[rehearsal.origin_edges(cut, count)[-2]]),
+            "row_end": int(rows.positions[-1]) + 1,
+        },
     }
 
 
