@@ -201,6 +201,7 @@ class Stage:
                 },
                 source=f"driftwarden/stage/{self.stream.name}",
                 type="io.driftwarden.performance.v1",
+                id=f"{self.stream.name}-w{window.index + 1:04d}-labels",
             )
             self._publisher.publish(event)
             self.settle()
@@ -226,7 +227,8 @@ class Stage:
             timeout_s=300.0,
         )
         event: dict[str, Any] | None = answer["event"]
-        return event
+        # The same stream gives the same ids, hence the same correlation ids and bootstrap seeds: a replay is a replay.
+        return event and event | {"id": f"{self.stream.name}-w{window.index + 1:04d}"}
 
 
 @contextmanager
