@@ -39,6 +39,9 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         return _undo_by_hand(parts, incident)
     result = action.lookup(request)
     if result is None and resumed:
+        if incident.attempts > parts.settings.service.crashes_max:
+            parts.ledger.settle(incident.id, failed=True)
+            return fail(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
         incident.intent = None
         return State.EXECUTING
     try:
@@ -72,6 +75,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     decision = decide(parts, incident, raws, approval=approval)
     if decision.outcome is Outcome.EXECUTE:
         intend(parts, incident, "approval" if approval else "decision")
+        incident.attempts += 1
         return State.EXECUTING
     parts.ledger.release(incident.id)
     withdraw(parts, incident, also_approved=True)
@@ -80,7 +84,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
 
 def _done(parts: Parts, incident: Incident, request: ActionRequest, result: EffectResult) -> State:
     assert incident.intent is not None
-    incident.result = result
+    incident.result, incident.attempts = result, 0
     parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
     if incident.approval and parts.approvals.get(incident.approval).state == "approved":
         parts.approvals.mark(incident.approval, "executed")

@@ -68,7 +68,7 @@ def _begin_again(incident: Incident) -> None:
     incident.facts = incident.decision = incident.intent = incident.result = incident.verification = None
     incident.rehearsals, incident.rehearsal_notes, incident.measures, incident.effect_rows = [], {}, {}, {}
     incident.outcome = incident.helped = incident.undo_of = None
-    incident.tries = incident.rounds = 0
+    incident.tries = incident.rounds = incident.attempts = 0
     # The events are taken in anew: files that were absent may be there now.
     incident.events = []
 

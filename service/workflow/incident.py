@@ -68,6 +68,7 @@ class Incident(BaseModel):
     agents_model: str | None = None
     tries: int = 0
     rounds: int = 0
+    attempts: int = 0
     timeline: list[dict[str, str]] = Field(default_factory=list)
     audit: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)

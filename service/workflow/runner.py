@@ -135,7 +135,8 @@ class Worker:
             # A fault of ours must not end the worker, nor be lost: it is tried again, and then the incident fails with it.
             log.exception("step %s", name, extra={"incident": incident.id})
             return self._again(claim, incident, error)
-        incident.tries = 0
+        if after is not State.EXECUTING:  # within it, a retry decides and intends anew: that alone is no progress
+            incident.tries = 0
         incident.seconds[name] = round(incident.seconds.get(name, 0.0) + time.monotonic() - started, 3)
         self._fail_point(f"stepped:{name}")
         return after
