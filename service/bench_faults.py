@@ -86,7 +86,8 @@ def _new_category(bed: Bed, rng: np.random.Generator) -> Injected | None:
     values = bed.window[name].astype(object).where(~fresh, "never-seen")
     truth = bed.window[bed.target].to_numpy(copy=True)
     truth[fresh] = rng.permutation(truth[fresh])
-    return Injected(bed.window.assign(**{name: values, bed.target: truth}), (name,))
+    spoiled: dict[str, Any] = {name: values, bed.target: truth}
+    return Injected(bed.window.assign(**spoiled), (name,))
 
 
 def _outliers(bed: Bed, rng: np.random.Generator) -> Injected | None:
