@@ -83,7 +83,21 @@ def test_a_quick_command_loads_nothing_heavy(run: Any, tmp_path: Path, arguments
         ("chromadb", ["knowledge", "search", "unit change"], "service"),
         (
             "mlflow,sqlalchemy",
-            [*"models register m --data r.csv --target b --task regression --metric r2".split()],
+            [
+                *[
+                    "models",
+                    "register",
+                    "m",
+                    "--data",
+                    "r.csv",
+                    "--target",
+                    "b",
+                    "--task",
+                    "regression",
+                    "--metric",
+                    "r2",
+                ]
+            ],
             "service",
         ),
         ("google,mlflow,chromadb,pandas", ["serve"], ""),
@@ -95,7 +109,8 @@ def test_a_part_that_is_missing_is_named(
     run: Any, tmp_path: Path, missing: str, arguments: list[str], part: str
 ) -> None:
     """One line with the extra to install, exit code 2, no traceback."""
-    (tmp_path / "r.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    rows = "".join(f"{n},{n % 7}\n" for n in range(400))
+    (tmp_path / "r.csv").write_text("a,b\n" + rows, encoding="utf-8")
     done = run(BLOCKED, missing, *arguments, cwd=tmp_path, DRIFTWARDEN_HOME=str(tmp_path / "state"))
     assert done.returncode == 2, done.stdout + done.stderr
     line = done.stderr.strip().splitlines()[-1]
