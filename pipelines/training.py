@@ -3,6 +3,7 @@
 Nodes pass a `TrainingRequest`; whatever is wrong with the rows raises GiveUp or BadInput with one line.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from driftwarden.contracts.effects import TrainingRequest, TrainingResult
 from driftwarden.errors import BadInput, GiveUp
 from driftwarden.pipelines import estimator, recipes
 from driftwarden.pipelines.detection import evenly
+from driftwarden.pipelines.diagnostics.metrics import Predictions
 from driftwarden.pipelines.publication import PREDICTION_COLUMN, SCORE_COLUMN, publish
 from driftwarden.pipelines.scoring import metric_of, predictions_of
 from driftwarden.strict import loads_json
@@ -24,6 +26,8 @@ from driftwarden.tables import read_rows_at, time_key
 
 JsonObject = dict[str, Any]
 HOLDOUT_ROWS_MIN = 20
+OUT_OF_FOLD_ROWS_MAX = 4_000
+OUT_OF_FOLD_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def _rfc3339(moment: pd.Timestamp) -> str:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The newest rows with what a model fitted on the older ones said of them, and its metric; empty where undefined."""
+    """Rows with what a model said of them that was fitted without them, and the metric of the newest; empty where undefined."""
 
     metrics: dict[str, float]
     rows: pd.DataFrame | None = None
@@ -99,21 +103,44 @@ def evaluate(request: TrainingRequest, rows: TrainingRows, settings: JsonObject)
     one_class = request.model.task == "classification" and len(np.unique(rows.target[:cut])) < 2
     if held < HOLDOUT_ROWS_MIN or one_class:
         return Holdout({})
-    model = _fitted(request, rows, slice(0, cut), settings)
-    predictions = predictions_of(model, rows.frame.iloc[cut:], request.model.task)
+    predictions = _said_of(request, rows, np.arange(cut), np.arange(cut, len(rows.frame)), settings)
     score = metric_of(request.model.metric, request.model.task, rows.target[cut:], predictions)
-    said = rows.frame.iloc[cut:].assign(**{PREDICTION_COLUMN: predictions.label})
+    kept = rows.frame.iloc[cut:]
+    if len(rows.frame) < OUT_OF_FOLD_ROWS_MAX:
+        with contextlib.suppress(GiveUp):  # all rows of a class may lie in one block: then the newest rows must do
+            kept, predictions = rows.frame, _out_of_fold(request, rows, settings)
+    kept = kept.assign(**{PREDICTION_COLUMN: predictions.label})
     if predictions.score is not None:
-        said = said.assign(**{SCORE_COLUMN: predictions.score})
-    return Holdout({} if score is None else {request.model.metric: score, "holdout_rows": float(held)}, said)
+        kept[SCORE_COLUMN] = predictions.score
+    metrics = {} if score is None else {request.model.metric: score, "holdout_rows": float(held)}
+    return Holdout(metrics, kept)
+
+
+def _out_of_fold(request: TrainingRequest, rows: TrainingRows, settings: JsonObject) -> Predictions:
+    """Predictions of every row by a model that was fitted without its block: of few rows, a fifth would show too little."""
+    everything = np.arange(len(rows.frame))
+    parts = [
+        _said_of(request, rows, np.setdiff1d(everything, block), block, settings)
+        for block in np.array_split(everything, OUT_OF_FOLD_BLOCKS)
+    ]
+    scores = [part.score for part in parts if part.score is not None]
+    label = np.concatenate([part.label for part in parts])
+    return Predictions(label, np.concatenate(scores) if len(scores) == len(parts) else None)
+
+
+def _said_of(
+    request: TrainingRequest, rows: TrainingRows, fit: NDArray[Any], judged: NDArray[Any], settings: JsonObject
+) -> Predictions:
+    model = _fitted(request, rows, fit, settings)
+    return predictions_of(model, rows.frame.iloc[judged], request.model.task)
 
 
 def fit_model(request: TrainingRequest, rows: TrainingRows, settings: JsonObject) -> Any:
     """Fit the version that is registered, on every row."""
-    return _fitted(request, rows, slice(0, len(rows.frame)), settings)
+    return _fitted(request, rows, np.arange(len(rows.frame)), settings)
 
 
-def _fitted(request: TrainingRequest, rows: TrainingRows, part: slice, settings: JsonObject) -> Any:
+def _fitted(request: TrainingRequest, rows: TrainingRows, part: NDArray[Any], settings: JsonObject) -> Any:
     target = rows.target[part]
     weights = recipes.recency_weights(len(target)) if request.strategy == "reweighted" else None
     seed = int(settings.get("seed", 0))

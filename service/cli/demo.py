@@ -170,7 +170,8 @@ def _summary(out: "Console", stage: "Stage", outcome: "Outcome", truth: Any, sec
     events = sum(scene.played.event is not None for scene in outcome.scenes)
     out.print(
         f"{len(outcome.scenes)} windows, {events} drift events, {stats['incidents']} incidents: "
-        f"[green]{outcomes['execute']} executed[/], [yellow]{outcomes['escalate']} escalated[/], {outcomes['monitor']} only monitored"
+        f"[green]{outcomes['execute']} executed[/], [yellow]{outcomes['escalate']} escalated[/], "
+        f"{outcomes['monitor']} only monitored"
     )
     response = stats["response_seconds"]
     if response["p50"] is not None:
