@@ -9,7 +9,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 ARGS ?=
-DRIFTWARDEN_DATA ?= ../shared/data
+# Processes that share the tests; each takes whole files, so that a file's fixtures are made once.
+JOBS ?= 2
+DATA = $(or $(DRIFTWARDEN_DATA),../shared/data)
 
 # What a shell may hold that changes what runs: another environment, another path, modules compiled anew by every process.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
@@ -29,12 +31,16 @@ setup: .venv/.ready ## the environment, from the locked requirements (the others
 demo: .venv/.ready ## the whole story on this machine (ARGS="--stream elec2", ARGS=--json)
 	@$(BIN)/driftwarden demo $(ARGS)
 
-test: .venv/.ready ## the test suite (ARGS="-k approval")
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/.ready ## the test suite (ARGS="-k approval"; JOBS=0: in one process)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-bench: .venv/.ready ## figures: policy, audit log
-	@$(BIN)/driftwarden bench policy $(ARGS)
-	@$(BIN)/driftwarden bench audit $(ARGS)
+bench: .venv/.ready ## figures, each beside its yardstick; on a real stream where ../shared/data or DRIFTWARDEN_DATA has it
+	@$(BIN)/driftwarden bench policy
+	@$(BIN)/driftwarden bench audit
+	@$(BIN)/driftwarden bench throughput
+	@$(BIN)/driftwarden bench diagnosis
+	@if [ -f "$(DATA)/elec2.parquet" ]; then $(BIN)/driftwarden bench remediation --data "$(DATA)/elec2.parquet" \
+		--target target --task classification --metric accuracy $(ARGS); fi
 
 lint: .venv/.ready ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
