@@ -17,12 +17,14 @@ HISTORY_WINDOWS_MAX = 60
 
 
 class LiveCase:
-    """Implements the port `CaseFile` over one incident. Measurements are made once, together, and kept."""
+    """Implements the port `CaseFile` over one incident. Measurements are made once, together, and kept; `unreadable` says
+    why there are none."""
 
     def __init__(self, parts: Parts, incident: Incident, model: WatchedModel) -> None:
         """Read-only views of this incident's surroundings."""
         self._parts, self._incident, self._model = parts, incident, model
         self._measures: dict[str, Measured] = {}
+        self.unreadable: str | None = None
 
     def event(self) -> dict[str, Any]:
         """The newest drift event's data, and how many events the incident holds."""
@@ -100,6 +102,7 @@ class LiveCase:
             )
         except (BadInput, Error) as error:
             log.warning("measurements: %s", error.diagnostics())
+            self.unreadable = error.diagnostics()
             return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
         return {name: MEASURE_TYPES[name].model_validate(answer[name]) for name in MEASURE_TYPES}
 

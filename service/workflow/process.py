@@ -1,5 +1,6 @@
 """The threads of one service process: intake, timers, workers; started together, stopped together, nothing left behind."""
 
+import importlib
 import logging
 import threading
 from collections.abc import Callable
@@ -22,6 +23,13 @@ log = logging.getLogger(__name__)
 INTAKE_BATCH = 50
 TIMER_EVERY_S = 0.5
 TRIM_EVERY_TICKS = 1200
+# Imported before there are threads: two that import one of these at once see each other's half-made modules.
+IMPORTED_FIRST = (
+    "mlflow.tracking",
+    "mlflow.exceptions",
+    "driftwarden.agents.coordinator",
+    "driftwarden.actions.verify",
+)
 TIMERS = Actor(kind="timer", id="driftwarden")
 
 
@@ -49,6 +57,8 @@ class ServiceProcess:
 
     def start(self) -> None:
         """Start every thread."""
+        for module in IMPORTED_FIRST:
+            importlib.import_module(module)
         self._thread("intake", self._take_in)
         self._thread("timers", self._tick)
         for number in range(self._workers):

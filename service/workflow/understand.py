@@ -104,6 +104,9 @@ def investigate(parts: Parts, incident: Incident) -> State:
         investigator,
     )
     _remember_window(parts, incident, model)
+    if case.unreadable:
+        incident.problem = f"nothing could be measured: {case.unreadable}"
+        incident.note(parts.clock, "finding", incident.problem, SERVICE)
     return State.INVESTIGATED
 
 
