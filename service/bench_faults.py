@@ -118,21 +118,21 @@ def _concept(bed: Bed, rng: np.random.Generator) -> Injected | None:
 
 
 def _covariate(bed: Bed, rng: np.random.Generator) -> Injected | None:
-    """Rows drawn from the window by an exponential tilt of one column: inputs move, what they mean does not."""
+    """Half of the window's rows, drawn by an exponential tilt of one column: inputs move, what they mean does not."""
     name = next(iter(_drawn(_varied(bed), rng)), None)
     if name is None:
         return None
     rank = bed.window[name].astype("float64").rank(pct=True).fillna(0.5).to_numpy()
-    tilted = np.exp(6 * rank * rng.choice([-1, 1]))
+    tilted = np.exp(8 * rank * rng.choice([-1, 1]))
     return Injected(_resampled(bed.window, tilted, rng), (name,))
 
 
 def _label_shift(bed: Bed, rng: np.random.Generator) -> Injected | None:
-    """Rows drawn by their truth alone: another mix of outcomes, each looking as before."""
+    """Half of the window's rows, drawn by their truth alone: another mix of outcomes, each looking as before."""
     truth = bed.window[bed.target]
     if bed.task == "regression":
         rank = truth.astype("float64").rank(pct=True).fillna(0.5).to_numpy()
-        return Injected(_resampled(bed.window, np.exp(5 * rank * rng.choice([-1, 1])), rng))
+        return Injected(_resampled(bed.window, np.exp(8 * rank * rng.choice([-1, 1])), rng))
     counts = truth.value_counts()
     if len(counts) < 2:
         return None
@@ -193,5 +193,6 @@ def _telling(bed: Bed) -> str | None:
 
 
 def _resampled(rows: pd.DataFrame, weights: NDArray[Any], rng: np.random.Generator) -> pd.DataFrame:
-    chosen = rng.choice(len(rows), size=len(rows), p=weights / weights.sum())
+    """Half of the rows, each once (a row that comes twice in a row would look like a sensor that is stuck)."""
+    chosen = rng.choice(len(rows), size=len(rows) // 2, replace=False, p=weights / weights.sum())
     return rows.iloc[np.sort(chosen)].reset_index(drop=True)
