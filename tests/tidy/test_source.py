@@ -215,13 +215,17 @@ def test_the_lock_follows_the_project(pyproject: dict[str, Any]) -> None:
     """Each direct dependency is locked, in a version that its own range allows."""
     from importlib.metadata import version
 
+    from packaging.requirements import Requirement
+
     project = pyproject["project"]
     wanted = [*project["dependencies"], *(item for part in project["optional-dependencies"].values() for item in part)]
     locked = dict(re.findall(r"^([\w.-]+)==([\w.+!]+)", (ROOT / "requirements/dev.txt").read_text(), re.MULTILINE))
-    for requirement in wanted:
-        name = re.split(r"[<>=!~\[ ]", requirement)[0].lower()
-        if name != project["name"]:
-            assert name in locked, f"{requirement} is not locked: make lock"
+    for requirement in map(Requirement, wanted):
+        name = requirement.name.lower()
+        if name == project["name"]:
+            continue
+        assert locked.get(name, "nothing") in requirement.specifier, f"{requirement} is not locked: make lock"
+        if requirement.marker is None or requirement.marker.evaluate():
             assert version(name) == locked[name], f"{name}: this environment is not the locked one (make setup)"
 
 
