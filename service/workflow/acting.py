@@ -9,7 +9,7 @@ from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
-from driftwarden.service.workflow.deciding import approval_facts, ask, decide, fail, intend, withdraw
+from driftwarden.service.workflow.deciding import approval_facts, ask, decide, fail, intend, look_again, withdraw
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
@@ -71,6 +71,11 @@ def _undo_by_hand(parts: Parts, incident: Incident) -> State:
 
 
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    # From here on no event joins any more: this is the last moment to look at one that did.
+    if look_again(parts, incident, raws):
+        parts.ledger.release(incident.id)
+        withdraw(parts, incident, also_approved=True)
+        return State.TRIAGED
     approval = approval_facts(parts, incident)
     decision = decide(parts, incident, raws, approval=approval)
     if decision.outcome is Outcome.EXECUTE:

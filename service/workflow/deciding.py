@@ -74,13 +74,18 @@ def decide_first(parts: Parts, incident: Incident, raws: list[str]) -> State:
 
 def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """decided -> executing | awaiting_approval | monitoring, or triaged again where more drift came meanwhile."""
-    if len(raws) > len(incident.events) and incident.rounds < ROUNDS_MAX:
-        incident.rounds += 1
-        incident.note(
-            parts.clock, "event", "more drift came meanwhile: looked at again before anything is done", SERVICE
-        )
+    if look_again(parts, incident, raws):
         return State.TRIAGED
     return _carry_on(parts, incident, raws, approval=None)
+
+
+def look_again(parts: Parts, incident: Incident, raws: list[str]) -> bool:
+    """True where drift joined that nobody has looked at, and it is not the last round."""
+    if len(raws) <= len(incident.events) or incident.rounds >= ROUNDS_MAX:
+        return False
+    incident.rounds += 1
+    incident.note(parts.clock, "event", "more drift came meanwhile: looked at again before anything is done", SERVICE)
+    return True
 
 
 def _carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None) -> State:

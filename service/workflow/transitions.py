@@ -41,7 +41,7 @@ ARROWS: dict[State, frozenset[State]] = {
     S.AWAITING_APPROVAL: frozenset({S.APPROVED, S.REJECTED, S.EXPIRED, S.TRIAGED, S.CLOSED}),
     # What was approved is decided again: it may have become something else to ask, or nothing to do.
     S.APPROVED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING}),
-    S.EXECUTING: frozenset({S.VERIFYING, S.RESOLVED, S.AWAITING_APPROVAL, S.MONITORING}),
+    S.EXECUTING: frozenset({S.VERIFYING, S.RESOLVED, S.AWAITING_APPROVAL, S.MONITORING, S.TRIAGED}),
     S.VERIFYING: frozenset({S.RESOLVED, S.UNDONE}),
     S.MONITORING: frozenset({S.CLOSED, S.TRIAGED}),
     S.RESOLVED: frozenset(),

@@ -372,15 +372,16 @@ class World:
 
     def restart_with(self, fail_point: Callable[[str], None]) -> None:
         """A new process that is told where its walk stands."""
-        self._free_leases()
+        self.free_leases()
         self.run(self.worker(fail_point=fail_point))
 
     def restart(self) -> None:
         """Every lease has run out, and a new process begins."""
-        self._free_leases()
+        self.free_leases()
         self.run()
 
-    def _free_leases(self) -> None:
+    def free_leases(self) -> None:
+        """Every lease has run out."""
         for key in self.client.scan_iter(f"{PREFIX}wf:*"):
             if self.client.type(key) == b"hash" and key.count(b":") == 2:
                 self.client.hset(key, "lease", 0)
