@@ -83,7 +83,10 @@ class MlflowRegistry:
         return {} if found is None else _window(found.tags)
 
     def versions(self, model: WatchedModel, limit: int = 10) -> list[JsonObject]:
-        """Versions, newest first: `{version, aliases, created_at, strategy, rows, metrics, incident, run_id}`."""
+        """Versions, newest first: `{version, aliases, created_at, strategy, rows, metrics, incident, run_id, was_champion}`.
+
+        `was_champion`: it is the champion, or one of those listed replaced it; others are fits that a comparison needed.
+        """
         aliases: dict[int, list[str]] = {}
         for alias, version in self._aliases(model).items():
             aliases.setdefault(version, []).append(alias)
@@ -91,7 +94,11 @@ class MlflowRegistry:
             found = client.search_model_versions(
                 f"name='{_name(model)}'", max_results=limit, order_by=["version_number DESC"]
             )
-            return [_described(each, client, aliases) for each in found]
+            described = [_described(each, client, aliases) for each in found]
+        replaced = {each.tags.get(PREVIOUS_TAG) for each in found}
+        for entry in described:
+            entry["was_champion"] = CHAMPION in entry["aliases"] or str(entry["version"]) in replaced
+        return described
 
     def find_by_key(self, model: WatchedModel, idempotency_key: str) -> int | None:
         """The version tagged with this idempotency key, or None; of several, the first."""

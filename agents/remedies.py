@@ -138,11 +138,18 @@ def lost_points(performance: PerformanceMeasure | None) -> Decimal | None:
 
 
 def earlier_versions(versions: list[JsonObject]) -> tuple[int, ...]:
-    """Registered versions older than the champion, newest first; none where there is no champion."""
+    """Versions older than the champion that were in force themselves, newest first; none where there is no champion.
+
+    Where the registry does not tell which were (`was_champion`), every older version counts.
+    """
     champion = champion_version(versions)
     if champion is None:
         return ()
-    numbers = {number for entry in versions if (number := version_number(entry)) is not None}
+    numbers = {
+        number
+        for entry in versions
+        if (number := version_number(entry)) is not None and entry.get("was_champion") is not False
+    }
     return tuple(sorted((number for number in numbers if number < champion), reverse=True))
 
 

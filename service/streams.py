@@ -43,10 +43,12 @@ class ReplayStream:
     label_delay_windows: int = 0
     usd_per_point: str = "100.00"
     retrain_usd: str = "5.00"
+    time_is_feature: bool = False
 
     def model(self, folder: Path) -> WatchedModel:
         """The model's entry, its files below `folder`."""
         delayed = self.label_delay_windows > 0
+        aside = {self.target} if self.time_is_feature else {self.target, self.time_column}
         return WatchedModel.model_validate(
             {
                 "name": self.name,
@@ -58,7 +60,7 @@ class ReplayStream:
                 "labels": {"uri": str(folder / LABELS), "key": KEY} if delayed else {},
                 "value": {"usd_per_point": self.usd_per_point},
                 "costs": {"retrain_usd": self.retrain_usd},
-                "features": [str(name) for name in self.train.columns if name not in {self.target, self.time_column}],
+                "features": [str(name) for name in self.train.columns if name not in aside],
             }
         )
 
@@ -73,6 +75,7 @@ class KnownStream:
     metric: str
     time_column: str | None = None
     leave_out: tuple[str, ...] = ()
+    time_is_feature: bool = False
 
 
 KNOWN_STREAMS = {
@@ -83,7 +86,10 @@ KNOWN_STREAMS = {
         "bike_sharing_hour.parquet", "cnt", "regression", "r2", None, ("casual", "registered", "instant", "dteday")
     ),
     "gas_turbine": KnownStream("gas_turbine_emissions.parquet", "NOX", "regression", "r2", None, ("CO", "year")),
-    "metro": KnownStream("metro_traffic.parquet", "traffic_volume", "regression", "r2", "date_time"),
+    # Traffic follows the clock: the hour and the weekday are read from the time column.
+    "metro": KnownStream(
+        "metro_traffic.parquet", "traffic_volume", "regression", "r2", "date_time", time_is_feature=True
+    ),
 }
 
 
@@ -110,6 +116,7 @@ def known_stream(
         metric=known.metric,
         time_column=known.time_column,
         leave_out=known.leave_out,
+        time_is_feature=known.time_is_feature,
         windows=windows,
         train_share=train_share,
         label_delay_windows=label_delay_windows,
@@ -125,6 +132,7 @@ def table_stream(
     metric: str,
     time_column: str | None = None,
     leave_out: Sequence[str] = (),
+    time_is_feature: bool = False,
     windows: int = 20,
     train_share: float = 0.2,
     label_delay_windows: int = 0,
@@ -164,6 +172,7 @@ def table_stream(
             for index in range(windows)
         ),
         label_delay_windows=label_delay_windows,
+        time_is_feature=time_is_feature,
     )
 
 
