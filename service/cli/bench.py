@@ -13,7 +13,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "diagnosis": ("bench_diagnosis:diagnosis", "Inject faults of known cause into real windows."),
     "throughput": ("bench_throughput:throughput", "Events per second, against a bare XREADGROUP + XACK loop."),
-    "policy": ("bench_policy:policy", "Decisions per second with full trace, on one core."),
+    "policy": ("bench_decisions:policy", "Decisions per second with full trace, on one core."),
     "audit": ("bench_audit:audit", "Records made durable and verified per second."),
 }
 
