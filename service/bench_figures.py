@@ -12,17 +12,34 @@ class AuditRecord(Protocol):
     """What is read of a record of the audit log."""
 
     @property
-    def hash(self) -> str: ...
+    def hash(self) -> str:
+        """Its `@hash`."""
+        ...
+
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """Its type."""
+        ...
+
     @property
-    def body(self) -> Mapping[str, Any]: ...
+    def body(self) -> Mapping[str, Any]:
+        """What it says."""
+        ...
+
     @property
-    def causation(self) -> str | None: ...
+    def causation(self) -> str | None:
+        """The `@hash` of the record that led to it."""
+        ...
+
     @property
-    def incident(self) -> str | None: ...
+    def incident(self) -> str | None:
+        """Whose it is."""
+        ...
+
     @property
-    def actor(self) -> Any: ...
+    def actor(self) -> Any:
+        """Who wrote it, with `kind`."""
+        ...
 
 
 def mean_score(scores: Scores) -> float | None:
