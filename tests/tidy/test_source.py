@@ -171,7 +171,7 @@ def test_every_command_ends_its_help_with_an_example() -> None:
 
     without = []
     for path, command in _commands(cli, "driftwarden"):
-        last = re.split(r"\n\s*\n", (command.help or "").strip())[-1].replace("\b", "").strip()
+        last = re.split(r"\n\s*\n|\x08", (command.help or "").strip())[-1].strip()
         head, _, examples = last.partition("\n")
         calls = [line.strip() for line in examples.splitlines()]
         if head.strip() not in {"Example:", "Examples:"} or not any(f"{path} " in f"{call} " for call in calls):
