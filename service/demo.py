@@ -62,7 +62,10 @@ def demo_home(configured: str | None, here: Path) -> Path:
     if home.exists() and any(home.iterdir()):
         if not (home / MARKER).exists():
             raise BadInput(
-                "folder of the demo", got=f"{home} holds something else", expected="an empty folder, or an earlier demo"
+                "folder of the demo",
+                got="something else in it",
+                expected="an empty folder, or an earlier demo",
+                where=str(home),
             )
         from driftwarden.stream.embedded import stop
 

@@ -240,7 +240,7 @@ def open_stage(
     from driftwarden.service.workflow.process import ServiceProcess
 
     if home.exists() and any(entry.name != ".driftwarden-demo" for entry in home.iterdir()):
-        raise BadInput("state folder of a demo", got=f"{home} is not empty", expected="an empty folder")
+        raise BadInput("folder to play in is not empty", expected="an empty folder", where=str(home))
     home.mkdir(parents=True, exist_ok=True)
     settings = stage_settings(home, stream, policy=policy, model=model)
     with open_service(

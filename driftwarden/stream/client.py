@@ -47,11 +47,19 @@ def connect(url: str, *, check: bool = True) -> "Redis":
     return client
 
 
+_HOSTS = re.compile(r"([a-z+]+://)([^/?#]*)(.*)", re.DOTALL)
+
+
 def _split(url: str) -> SplitResult:
     shown, expected = redact_url(url), "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
     try:
-        parts = urlsplit(url)
-        if not parts.netloc.count(","):
+        found = _HOSTS.fullmatch(url)
+        scheme, hosts, rest = found.groups() if found else ("", "", "")
+        if "," in hosts:
+            # Several hosts are not a netloc that urlsplit knows; some releases refuse brackets anywhere but in the first.
+            parts = urlsplit(f"{scheme}several{rest}")._replace(netloc=hosts)
+        else:
+            parts = urlsplit(url)
             _ = parts.port
     except ValueError:
         raise BadInput("redis address", got=shown, expected=f"{expected}host:port") from None

@@ -10,6 +10,7 @@ import pytest
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.data import RowSelection
 from driftwarden.errors import AskHuman, Fenced, GiveUp, Refused
+from driftwarden.settings import Settings
 
 RETRAIN = ActionName.RETRAIN
 
@@ -225,7 +226,8 @@ def test_the_newest_rows_of_a_real_table_are_split_off(world: Any, tmp_path: Pat
     world.action(RETRAIN).execute(request)
 
     fit, refit = (training.rows for training in world.trainer.requests)
-    assert (fit.row_end, world.comparer.rows[0].row_start, refit.row_end) == (800, 800, None)
+    cut = 1000 - int(1000 * Settings.model_fields["rehearsal"].default.holdout_share)
+    assert (fit.row_end, world.comparer.rows[0].row_start, refit.row_end) == (cut, cut, None)
 
 
 def test_a_table_that_cannot_be_read_is_given_up_in_one_line(world: Any) -> None:
