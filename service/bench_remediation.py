@@ -88,7 +88,7 @@ def run(
     with open_stage(home, stream, policy=policy, workers=workers) as stage, ThreadPoolExecutor(1) as beside:
         try:
             say("training the first champion")
-            _train_first(stage)
+            stage.train_first()
             fixed = beside.submit(_play_fixed, stage)
             seen = []
             for window in stream.windows:
@@ -106,38 +106,6 @@ def run(
     from driftwarden.audit import read_records
 
     return _document(stream, seen, undone, ours, successions, others, list(read_records(audit_dir)))
-
-
-def _train_first(stage: "Stage") -> None:
-    """The first champion; where labels lie in a table of their own, the training rows' labels are there from the start."""
-    if stage.stream.label_delay_windows == 0:
-        stage.train_first()
-        return
-    from driftwarden.contracts.data import RowSelection
-    from driftwarden.service.registering import first_champion
-    from driftwarden.service.streams import HISTORY, KEY, LABELS
-
-    keyed = stage.stream.train.assign(**{KEY: range(len(stage.stream.train))})
-    file, labels = (stage.folder / name / "w0000.parquet" for name in (HISTORY, LABELS))
-    for made, rows in ((file, keyed.drop(columns=[stage.stream.target])), (labels, keyed[[KEY, stage.stream.target]])):
-        made.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(made, index=False)
-    parts, model = stage.service.parts, stage.model
-    first_champion(
-        model,
-        RowSelection(
-            paths=(str(file),),
-            time_column=model.time_column,
-            target=model.target,
-            labels_path=str(labels),
-            labels_key=KEY,
-            labelled_only=True,
-        ),
-        registry=parts.registry,  # type: ignore[arg-type] # the stage always runs on the real one
-        trainer=stage.service.trainer,
-        audit=parts.audit,
-        clock=parts.clock,
-    )
 
 
 def _play_fixed(stage: "Stage") -> dict[str, Any]:

@@ -77,9 +77,7 @@ class Stage:
         parts = self.service.parts
         result = first_champion(
             self.model,
-            RowSelection(
-                paths=(str(file),), time_column=self.model.time_column, target=self.model.target, labelled_only=True
-            ),
+            self._rows_of(file).narrowed(labelled_only=True),
             registry=parts.registry,  # type: ignore[arg-type] # the stage always runs on the real one
             trainer=self.service.trainer,
             audit=parts.audit,
@@ -164,6 +162,17 @@ class Stage:
             paths=(str(file),), time_column=self.model.time_column, target=self.model.target, labelled_only=True
         )
 
+    def _rows_of(self, file: Path) -> RowSelection:
+        """A file's rows, with the labels that have arrived."""
+        labels = self.model.labels
+        return RowSelection(
+            paths=(str(file),),
+            time_column=self.model.time_column,
+            target=self.model.target,
+            labels_path=labels.uri,
+            labels_key=labels.key,
+        )
+
     def _first_row(self, window: StreamWindow) -> int:
         return len(self.stream.train) + sum(len(one.rows) for one in self.stream.windows[: window.index])
 
@@ -207,13 +216,7 @@ class Stage:
             self.settle()
 
     def _watch(self, window: StreamWindow, file: Path, champion: int) -> dict[str, Any] | None:
-        selection = RowSelection(
-            paths=(str(file),),
-            time_column=self.model.time_column,
-            target=self.model.target,
-            labels_path=self.model.labels.uri,
-            labels_key=self.model.labels.key,
-        )
+        selection = self._rows_of(file)
         answer = self.service.sandbox.call(
             "driftwarden.service.tasks:watch",
             {
