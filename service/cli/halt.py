@@ -58,7 +58,7 @@ def _switch(reason: str, model: str | None, *, halted: bool, as_json: bool) -> N
     if as_json:
         print_json({"halted": halted, "model": model, "changed": changed, "in_force": remaining})
     elif not changed:
-        note(f"{target} was not halted")
+        note(f"model {model} was not halted" if model else "there was no halt of everything")
     else:
         note(f"{target} is {'halted: nothing executes until `driftwarden resume`' if halted else 'resumed'}")
         for name, record in remaining.items():

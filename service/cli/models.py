@@ -172,7 +172,8 @@ def register(
         model = WatchedModel.model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInput(f"model's {first['loc'][0]}", got=first.get("input"), expected=first["msg"]) from None
+        expected = "1-128 of A-Z a-z 0-9 . _ -" if first["loc"][0] == "name" else first["msg"]
+        raise BadInput(f"model's {first['loc'][0]}", got=first.get("input"), expected=expected) from None
     rows = len(_checked(read_table(file), model, str(file)))
     count = train_rows or max(50, rows // 5)
     if count > rows:
