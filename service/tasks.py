@@ -8,10 +8,11 @@ from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.measurements import MEASUREMENT_NAMES
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import Error
+from driftwarden.windows import check_window
 
 
 def measure(payload: dict[str, Any]) -> dict[str, Any]:
-    """Every diagnostic measurement of one window; keys are the measurements' names.
+    """Every diagnostic measurement of one window by name, and `faults`: what is plainly wrong with its table, in words.
 
     `payload`: `model` (WatchedModel), `tracking_uri`, `champion_version`, `current` (RowSelection), `reference` (path or
     null: the champion's training rows), `history` (paths of earlier windows, oldest first), `reported_performance`,
@@ -30,7 +31,12 @@ def measure(payload: dict[str, Any]) -> dict[str, Any]:
         reported_performance=payload["reported_performance"],
         rows_max=int(payload["rows_max"]),
     )
-    return {name: measure_one(name, case).model_dump(mode="json") for name in MEASUREMENT_NAMES}
+    measured: dict[str, Any] = {name: measure_one(name, case).model_dump(mode="json") for name in MEASUREMENT_NAMES}
+    model = WatchedModel.model_validate(payload["model"])
+    late = model.labels.uri is not None or model.labels.delay.total_seconds() > 0
+    unsaid = {"missing_values"} | ({"no_target", "no_labels"} if late else set())
+    faults = [one.text for one in check_window(case.current, model, case.columns) if one.fault not in unsaid]
+    return {**measured, "faults": faults}
 
 
 def rehearse(payload: dict[str, Any]) -> dict[str, Any]:

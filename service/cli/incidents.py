@@ -1,8 +1,14 @@
 """`driftwarden incidents`: what happened to each event, step by step."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
 import click
 
 from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
+
+Change = TypeVar("Change")
 
 
 @click.group()
@@ -86,7 +92,7 @@ def watch(count: int | None, as_json: bool) -> None:
         if not as_json:
             note("watching; Ctrl-C stops")
         out = console()
-        for change in views.store.watch():
+        for change in until_interrupted(views.store.watch()):
             if change is None:
                 continue
             if as_json:
@@ -100,6 +106,12 @@ def watch(count: int | None, as_json: bool) -> None:
             seen += 1
             if count is not None and seen >= count:
                 return
+
+
+def until_interrupted(changes: Iterator[Change]) -> Iterator[Change]:
+    """Everything up to a Ctrl-C, which is how one stops watching and no fault."""
+    with contextlib.suppress(KeyboardInterrupt):
+        yield from changes
 
 
 def _by_hand(id: str, what: str, reason: str, as_json: bool) -> None:

@@ -73,7 +73,7 @@ def cli() -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0 (done), 1 (the answer is no) or 2 (the request was wrong)."""
+    """Run one command; returns 0 (done), 1 (the answer is no, or it was interrupted) or 2 (the request was wrong)."""
     try:
         result: Any = cli.main(args=arguments, prog_name="driftwarden", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -83,7 +83,7 @@ def run(arguments: list[str] | None = None) -> int:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "driftwarden"
         return _say(f"{_one_line(error.format_message())} (see `{hint} --help`)", 2)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", 130)
+        return _say("interrupted", 1)
     except BadInput as error:
         return _say(error.diagnostics(), 2)
     except Error as error:

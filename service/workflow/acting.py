@@ -226,7 +226,8 @@ def _undo(parts: Parts, incident: Incident) -> State:
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,
-        causation=incident.audit.get("verification"),
+        # What allowed the effect allows taking it back: the harm that asks for it stands in the verification.
+        causation=incident.intent.cause_hash,
     )
     try:
         undone = action.undo(request, incident.result)

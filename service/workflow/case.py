@@ -23,6 +23,7 @@ class LiveCase:
     def __init__(self, parts: Parts, incident: Incident, model: WatchedModel) -> None:
         """Read-only views of this incident's surroundings."""
         self._parts, self._incident, self._model = parts, incident, model
+        self.faults: list[str] = []
         self._measures: dict[str, Measured] = {}
         self.unreadable: str | None = None
 
@@ -104,6 +105,7 @@ class LiveCase:
             log.warning("measurements: %s", error.diagnostics())
             self.unreadable = error.diagnostics()
             return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
+        self.faults = [str(fault) for fault in answer["faults"]]
         return {name: MEASURE_TYPES[name].model_validate(answer[name]) for name in MEASURE_TYPES}
 
     def _payload(self) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def investigate(parts: Parts, incident: Incident) -> State:
         "finding",
         {
             **finding.model_dump(mode="json"),
+            "window_faults": case.faults,
             "steps": [step.model_dump(mode="json") for step in advice.steps],
             "tokens": {"input": advice.input_tokens, "output": advice.output_tokens},
         },
@@ -104,6 +105,10 @@ def investigate(parts: Parts, incident: Incident) -> State:
         investigator,
     )
     _remember_window(parts, incident, model)
+    for fault in case.faults:
+        incident.note(parts.clock, "finding", f"the window's table: {fault}", SERVICE)
+    if case.faults:
+        incident.problem = f"the window's table: {'; '.join(case.faults)}"
     if case.unreadable:
         incident.problem = f"nothing could be measured: {case.unreadable}"
         incident.note(parts.clock, "finding", incident.problem, SERVICE)
