@@ -91,6 +91,7 @@ def evidence(
     columns: Iterable[str] = (),
     threshold: float | None = None,
 ) -> Evidence:
+    """One number of the measurement `source` as evidence, rounded to six places."""
     shown = round(value, 6) if isinstance(value, float) else value
     return Evidence(
         claim=claim, measure=measure, value=shown, threshold=threshold, columns=tuple(columns), source=source

@@ -224,6 +224,7 @@ class Stage:
                 "tracking_uri": self.service.settings.tracking_uri,
                 "champion_version": champion,
                 "current": selection.model_dump(mode="json"),
+                "reference": (self.service.parts.state.reference(self.model.name) or {}).get("uri"),
                 "window": {"uri": str(file), "start": window.start, "end": window.end},
                 "source": f"driftwarden/monitor/{self.stream.name}",
             },

@@ -80,9 +80,9 @@ def rehearse(payload: dict[str, Any]) -> dict[str, Any]:
 def watch(payload: dict[str, Any]) -> dict[str, Any]:
     """Monitor one window of a model as its champion sees it: what `pipelines.monitoring.monitor` returns.
 
-    `payload`: `model`, `tracking_uri`, `champion_version`, `current` (RowSelection of the window), `window` (`uri`,
-    `start`, `end`), `source`. The reference is the champion's hold-out rows; both tables carry the champion's predictions,
-    so that a change of the target's relation shows where the inputs stand still.
+    `payload`: `model`, `tracking_uri`, `champion_version`, `current` (RowSelection of the window), `reference` (path of
+    the one that an action set, or null: the champion's hold-out rows), `window` (`uri`, `start`, `end`), `source`. Both
+    tables carry the champion's predictions, so that a change of the target's relation shows where the inputs stand still.
     """
     from driftwarden.pipelines import registry
     from driftwarden.pipelines.monitoring import monitor
@@ -94,11 +94,16 @@ def watch(payload: dict[str, Any]) -> dict[str, Any]:
     uri, champion = payload["tracking_uri"], int(payload["champion_version"])
     version = registry.version_of(uri, model.registered_model, champion)
     held = registry.artifact(uri, version, registry.HOLDOUT_FILE)
-    reference = read_table(held or registry.artifact(uri, version, registry.REFERENCE_FILE) or "reference.parquet")
+    reference = read_table(
+        payload["reference"] or held or registry.artifact(uri, version, registry.REFERENCE_FILE) or "reference.parquet"
+    )
     current = read_rows(RowSelection.model_validate(payload["current"]))
     said = None
     try:
-        said = predictions_of(registry.load_model(uri, model.registered_model, champion), current, model.task)
+        loaded = registry.load_model(uri, model.registered_model, champion)
+        said = predictions_of(loaded, current, model.task)
+        if PREDICTION_COLUMN not in reference.columns:
+            reference = reference.assign(**{PREDICTION_COLUMN: predictions_of(loaded, reference, model.task).label})
     except Error:
         reference = reference.drop(columns=[PREDICTION_COLUMN], errors="ignore")
     reference = reference.drop(columns=[SCORE_COLUMN], errors="ignore")

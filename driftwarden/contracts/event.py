@@ -1,6 +1,8 @@
 """Drift events as they come: CloudEvents 1.0 in JSON (contract §2), read strictly, kept as the string that came."""
 
 import hashlib
+import json
+import math
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -164,7 +166,8 @@ def parse_event(raw: str | bytes) -> DriftEvent:
     try:
         document = loads_json(raw, where="event")
     except BadInput as error:
-        raise EventRejected("event", got=error.got or error.what, expected=error.expected or "JSON") from None
+        field = _path_of_not_finite(raw) if error.what.startswith(("not a JSON number", "number out of")) else "event"
+        raise EventRejected(field, got=error.got or error.what, expected=error.expected or "JSON") from None
     if not isinstance(document, dict):
         raise EventRejected("event", got=type(document).__name__, expected="a JSON object")
     text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
@@ -179,6 +182,21 @@ def parse_event(raw: str | bytes) -> DriftEvent:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _rejection(first, in_data=error.title != "_Envelope") from None
+
+
+def _path_of_not_finite(raw: str | bytes) -> str:
+    """The dotted path of the first NaN or infinity of a document that JSON proper does not allow; `event` if none is found."""
+    try:
+        waiting: list[tuple[str, Any]] = [("", json.loads(raw))]
+    except (ValueError, RecursionError):
+        return "event"
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return path or "event"
+        children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += reversed([(f"{path}.{name}" if path else str(name), child) for name, child in children])
+    return "event"
 
 
 class _Envelope(_Carried):

@@ -191,6 +191,7 @@ def _traces(settings: Settings) -> list[Check]:
 
 def _audit(settings: Settings) -> list[Check]:
     from driftwarden.audit import verify
+    from driftwarden.audit.notes import read_public_key
 
     folder = settings.audit_dir
     writable = folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
@@ -200,9 +201,19 @@ def _audit(settings: Settings) -> list[Check]:
                 "audit log", "fault", f"{folder} cannot be written", "nothing executes until it can: correct its rights"
             )
         ]
+    if (folder / "unwritable").exists():
+        return [
+            Check(
+                "audit log",
+                "fault",
+                "a write failed: nothing executes until an operator acts",
+                "driftwarden audit fsck",
+            )
+        ]
     if not folder.exists():
         return [Check("audit log", "ok", f"{folder}, nothing written yet")]
-    report: Any = verify(folder)
+    key = settings.home / "keys" / "audit.pub"
+    report: Any = verify(folder, public_key=read_public_key(key) if key.exists() else None)
     if not report.ok:
         return [Check("audit log", "fault", "does not verify", "driftwarden audit verify")]
     return [Check("audit log", "ok", f"{report.records} records in {len(report.files)} files verify")]

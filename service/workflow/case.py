@@ -105,7 +105,7 @@ class LiveCase:
             log.warning("measurements: %s", error.diagnostics())
             self.unreadable = error.diagnostics()
             return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
-        self.faults = [str(fault) for fault in answer["faults"]]
+        self.faults = [str(fault) for fault in answer.get("faults", ())]
         return {name: MEASURE_TYPES[name].model_validate(answer[name]) for name in MEASURE_TYPES}
 
     def _payload(self) -> dict[str, Any]:
