@@ -153,15 +153,22 @@ def test_what_cannot_be_read_names_its_field(document: dict[str, Any], field: st
         b"{",
         b"\xff\xfe",
         b'{"id": 1, "id": 2}',
-        b'{"data": {"drift_share": NaN}}',
         b"[" * 9999,
     ],
 )
 def test_what_is_no_event_at_all(raw: bytes) -> None:
-    """Not JSON, not UTF-8, not an object, duplicate keys, NaN, nested without end: rejected as a whole."""
+    """Not JSON, not UTF-8, not an object, duplicate keys, nested without end: rejected as a whole."""
     with pytest.raises(EventRejected) as caught:
         parse_event(raw)
     assert caught.value.field == "event"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_is_named_by_its_field(number: str) -> None:
+    """Not-a-number and infinities are rejected wherever they stand, and the reason says where."""
+    with pytest.raises(EventRejected) as caught:
+        parse_event(f'{{"id": "1", "data": {{"columns": [{{"score": {number}}}]}}}}')
+    assert caught.value.field == "data.columns.0.score"
 
 
 def test_the_limit_of_size_is_exact() -> None:
