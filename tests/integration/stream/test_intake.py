@@ -37,7 +37,7 @@ WRONG = {
     "duplicate key": (b'{"id":"1","id":"2"}', "event", "each key once"),
     "NaN": (
         raw(event(data={"model": "m", "kind": "data_drift", "drift_share": float("nan")})),
-        "event",
+        "data.drift_share",
         "a finite number",
     ),
     "no object": (b"[1]", "event", "a JSON object"),
