@@ -38,7 +38,7 @@ def doctor(as_json: bool) -> None:
     checks = examine()
     ok = all(check.state != "fault" for check in checks)
     if as_json:
-        print_json({"ok": ok, "checks": [check.__dict__ for check in checks]})
+        print_json({"ok": ok, "checks": [check.__dict__ | {"mend": check.mend or None} for check in checks]})
     else:
         _print(checks, ok)
     if not ok:
