@@ -25,7 +25,7 @@ class Cause:
 
     def __init__(self, name: RootCause) -> None:
         """Nothing speaks for it yet."""
-        self.name, self.support, self.against = name, 0.0, ""
+        self.name, self.support, self.hinted, self.against = name, 0.0, 0.0, ""
         self.columns: dict[str, float] = {}
         self.evidence: list[Evidence] = []
 
@@ -36,10 +36,23 @@ class Cause:
         for column in evidence.columns:
             self.columns[column] = max(self.columns.get(column, 0.0), support)
 
+    def hint(self, weight: float, evidence: Evidence) -> None:
+        """Something that was said and not measured: it may lead the search, and adds nothing to the confidence."""
+        self.hinted = max(self.hinted, min(1.0, max(0.0, weight)))
+        self.evidence.append(evidence)
+        for column in evidence.columns:
+            self.columns.setdefault(column, 0.0)
+
+    @property
+    def weight(self) -> float:
+        """What the ranking goes by, 0..1: what was measured, joined by what was said."""
+        return 1 - (1 - self.support) * (1 - self.hinted)
+
     def weaken(self, factor: float, reason: str) -> None:
         """Explained away, in part."""
-        if self.support > 0 and factor < 1:
+        if self.weight > 0 and factor < 1:
             self.support *= max(0.0, factor)
+            self.hinted *= max(0.0, factor)
             self.against = f"{self.against}; {reason}" if self.against else reason
 
     def score(self) -> CauseScore:

@@ -17,8 +17,8 @@ How the confidence of a cause comes about
 4. **Season or shift**: with e the share of shifted columns that were seen before, season = shift x e x (1 - h),
    covariate shift = shift x (1 - e (1 - h)) x (1 - concept).
 5. **Nothing left**: with r the product of (1 - support) over all causes, false alarm = r (1 - h), unknown = r h.
-6. The event's kind is evidence too where it states a fact: `schema_change` and `pipeline_failure` join the support of
-   theirs as 1 - (1 - support)(1 - prior).
+6. What an event says (its kind, its drifted columns, a loss that somebody else measured) is shown as evidence and leads
+   the ranking, as 1 - (1 - support)(1 - hint). It adds nothing to a confidence: that is measured here, or it is not.
 
 Confidences are not normalised: two causes can hold at once.
 """
@@ -59,7 +59,7 @@ FACT = 0.99
 HARM_LOSS = (0.01, 0.05)
 HARM_CERTAINTY = (0.80, 0.99)
 HARM_UNKNOWN_FACTOR = 0.8
-EVENT_PRIORS = {"schema_change": 0.6, "pipeline_failure": 0.75}
+EVENT_HINTS = {"schema_change": 0.6, "pipeline_failure": 0.75}
 UPSTREAM_COLUMNS_MIN = 3
 UPSTREAM_SHARE_MIN = 0.5
 OUTLIER_SHARE_MAX = 0.3
@@ -101,15 +101,16 @@ def rank(measures: Mapping[str, Measured], event: Mapping[str, Any]) -> list[Cau
     _quality(causes, read)
     _categories(causes, read)
     _event(causes, event)
-    data = max(causes[name].support for name in _DATA_FAULTS)
+    data = max(causes[name].weight for name in _DATA_FAULTS)
     _concept(causes, read, data, harm)
     _labels(causes, read, data)
     _shift(causes, read, event, harm)
     _nothing_else(causes, read, harm)
     place = {name: position for position, name in enumerate(_ORDER)}
     always = {RootCause.FALSE_ALARM, RootCause.UNKNOWN}
-    scores = [cause.score() for cause in causes.values() if cause.support >= _LISTED_MIN or cause.name in always]
-    return sorted(scores, key=lambda score: (-score.confidence, place[score.root_cause]))
+    listed = [cause for cause in causes.values() if cause.weight >= _LISTED_MIN or cause.name in always]
+    listed.sort(key=lambda cause: (-round(cause.weight, 4), place[cause.name]))
+    return [cause.score() for cause in listed]
 
 
 def _harm(read: Reader) -> float | None:
@@ -214,14 +215,13 @@ def _categories(causes: Causes, read: Reader) -> None:
 
 
 def _event(causes: Causes, event: Mapping[str, Any]) -> None:
-    """What the event states as a fact joins what was measured."""
+    """What the producer says happened: where to look, never how sure we are."""
     kind = event.get("kind")
     name = {"schema_change": RootCause.SCHEMA_CHANGE, "pipeline_failure": RootCause.UPSTREAM_FAILURE}.get(str(kind))
     if name is None:
         return
-    prior, cause = EVENT_PRIORS[str(kind)], causes[name]
     proof = evidence(f"the producer reports {kind}", "event.kind", str(kind), "event")
-    cause.add(1 - (1 - cause.support) * (1 - prior), proof)
+    causes[name].hint(EVENT_HINTS[str(kind)], proof)
 
 
 def _concept(causes: Causes, read: Reader, data: float, harm: float | None) -> None:
@@ -247,7 +247,7 @@ def _concept(causes: Causes, read: Reader, data: float, harm: float | None) -> N
         measured = read.get("performance", PerformanceMeasure)
         if measured is not None and measured.basis == "reported" and not any(s.shifted for s in _shifts(read)):
             claim = "the reported loss comes without any shift of the inputs"
-            cause.add(0.7 * harm, evidence(claim, "relative loss", measured.relative_loss, "performance"))
+            cause.hint(0.7 * harm, evidence(claim, "relative loss", measured.relative_loss, "performance"))
     cause.weaken(1 - data, "a data fault explains the loss")
 
 
@@ -330,7 +330,7 @@ def _unseen_shift(covariate: Cause, read: Reader, event: Mapping[str, Any]) -> N
             share = event.get("drift_share")
             drifted = float(share) if isinstance(share, int | float) else 0.0
             claim = f"the detector names {len(names)} drifted columns; nothing could be measured here"
-            covariate.add(
+            covariate.hint(
                 0.3 + 0.3 * min(1.0, drifted), evidence(claim, "drift share", drifted, "event", columns=names)
             )
 
@@ -338,7 +338,7 @@ def _unseen_shift(covariate: Cause, read: Reader, event: Mapping[str, Any]) -> N
 def _nothing_else(causes: Causes, read: Reader, harm: float | None) -> None:
     rest = 1.0
     for name in (*_DATA_FAULTS, *_WORLD):
-        rest *= 1 - causes[name].support
+        rest *= 1 - causes[name].weight
     alarm, unknown = causes[RootCause.FALSE_ALARM], causes[RootCause.UNKNOWN]
     measured = read.get("performance", PerformanceMeasure)
     if harm is None:

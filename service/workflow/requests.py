@@ -15,11 +15,18 @@ from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.strict import canonical_json, plain
 
 
-def idempotency_key(incident: str, candidate: Candidate) -> str:
-    """64 hex digits from what the effect is, never from a counter: the same effect has the same key after any crash."""
-    return hashlib.sha256(
-        canonical_json({"incident": incident, "action": candidate.action.value, "params": plain(candidate.params)})
-    ).hexdigest()
+def idempotency_key(incident: Incident, candidate: Candidate) -> str:
+    """64 hex digits from what the effect is, never from a counter: the same effect has the same key after any crash.
+
+    The champion is part of it: against another champion, the same action is another effect.
+    """
+    effect = {
+        "incident": incident.id,
+        "champion": incident.champion_before,
+        "action": candidate.action.value,
+        "params": plain(candidate.params),
+    }
+    return hashlib.sha256(canonical_json(effect)).hexdigest()
 
 
 def build_request(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> ActionRequest:
@@ -38,7 +45,7 @@ def build_request(parts: Parts, incident: Incident, model: WatchedModel, candida
     return ActionRequest(
         incident=incident.id,
         correlation_id=incident.correlation_id,
-        idempotency_key=idempotency_key(incident.id, candidate),
+        idempotency_key=idempotency_key(incident, candidate),
         model=model,
         candidate=candidate,
         champion_version=incident.champion_before,

@@ -3,8 +3,9 @@
 import logging
 from typing import Any
 
+from driftwarden.agents.remedies import Harm, remedies
 from driftwarden.clock import rfc3339
-from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.findings import Candidate, Rehearsal
@@ -282,11 +283,26 @@ def choose(incident: Incident, running: list[Candidate], win_min: float) -> tupl
         # Tried and failed, or never tried: nothing was measured, so nothing is known.
         rehearsal = rehearsed.get(chosen.id)
         measured = rehearsal.win_probability if rehearsal else None
-    else:
+    elif _is_remedy(incident.finding.root_cause, chosen.action):
         measured = incident.finding.confidence
+    else:
+        # How sure a cause is says nothing for an action that does not follow from it, and an unknown cause asks for none.
+        measured = None
     if measured is None:
         return chosen.id, None
     return chosen.id, min([measured, *(claim for claim in claims if claim is not None)])
+
+
+def _is_remedy(cause: RootCause, action: ActionName) -> bool:
+    if action in {ActionName.NOTIFY, ActionName.NONE}:
+        return True
+    harms: tuple[Harm, ...] = ("yes", "no", "unknown")
+    return cause is not RootCause.UNKNOWN and any(
+        remedy.action is action
+        for harm in harms
+        for stale in (False, True)
+        for remedy in remedies(cause, harm, stale_reference=stale)
+    )
 
 
 def _told(incident: Incident) -> str:

@@ -265,15 +265,43 @@ def test_a_new_category_and_a_changed_relation_share_the_loss() -> None:
     )
 
 
-def test_what_the_event_states_counts_where_nothing_could_be_measured() -> None:
-    """A reported schema change or failure is evidence; a detector's drifted columns are weak evidence."""
-    nothing: dict[str, Measured] = {name: Measured(unavailable="no file") for name in MEASUREMENT_NAMES}
-    assert first(nothing, kind="schema_change").root_cause == RootCause.SCHEMA_CHANGE
-    assert first(nothing, kind="pipeline_failure").root_cause == RootCause.UPSTREAM_FAILURE
-    assert first(nothing).root_cause == RootCause.UNKNOWN
-    hinted = rank(nothing, {**EVENT, "columns": [{"name": "t", "drifted": True}], "drift_share": 0.5})
+NOTHING: dict[str, Measured] = {name: Measured(unavailable="no file") for name in MEASUREMENT_NAMES}
+
+
+def test_what_the_event_states_leads_where_nothing_could_be_measured() -> None:
+    """A reported schema change or failure names the cause and is shown; how sure we are of it stays zero."""
+    for kind, cause in (
+        ("schema_change", RootCause.SCHEMA_CHANGE),
+        ("pipeline_failure", RootCause.UPSTREAM_FAILURE),
+    ):
+        told = first(NOTHING, kind=kind)
+        assert (told.root_cause, told.confidence) == (cause, 0.0)
+        assert told.evidence[0].value == kind
+    assert first(NOTHING).root_cause == RootCause.UNKNOWN
+    hinted = rank(NOTHING, {**EVENT, "columns": [{"name": "t", "drifted": True}], "drift_share": 0.5})
     shifted = next(score for score in hinted if score.root_cause == RootCause.COVARIATE_SHIFT)
-    assert shifted.confidence <= 0.6
+    assert (shifted.confidence, shifted.columns) == (0.0, ("t",))
+
+
+@given(
+    kind=st.sampled_from(["data_drift", "schema_change", "pipeline_failure", "concept_drift", "performance_drop"]),
+    drifted=st.lists(st.sampled_from(["t", "v"]), max_size=2),
+    share=st.floats(0, 1),
+    measured_size=st.none() | st.floats(0, 1),
+    loss=st.floats(0, 1),
+)
+def test_nothing_a_producer_says_raises_a_confidence(
+    kind: str, drifted: list[str], share: float, measured_size: float | None, loss: float
+) -> None:
+    """Whatever was measured: the event may reorder the causes, and only lowers what we are sure of."""
+    measures: dict[str, Measured] = dict(NOTHING)
+    if measured_size is not None:
+        measures["shift"] = ShiftMeasure(columns=(shift("t", measured_size, 1e-4),))
+        measures["performance"] = PerformanceMeasure(basis="measured", relative_loss=loss, p_worse=0.95)
+    said = {"kind": kind, "columns": [{"name": name, "drifted": True} for name in drifted], "drift_share": share}
+    silent = {score.root_cause: score.confidence for score in rank(measures, {"kind": "data_drift"})}
+    for score in rank(measures, said):
+        assert score.confidence <= silent.get(score.root_cause, 0.0)
 
 
 def test_a_shift_that_only_all_columns_together_show() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate, Rehearsal
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.understand import choose
@@ -53,8 +53,33 @@ def test_where_none_wins_the_likeliest_is_shown(incident: Incident) -> None:
     assert choose(incident, candidates(incident), 0.5) == ("c2", 0.4)
 
 
+def found(incident: Incident, cause: RootCause) -> None:
+    """The investigator names this cause, as sure as before."""
+    assert incident.finding is not None
+    incident.finding = incident.finding.model_copy(update={"root_cause": cause})
+
+
+@pytest.mark.parametrize(
+    ("cause", "action"),
+    [
+        (RootCause.UNKNOWN, ActionName.QUARANTINE_DATA),
+        (RootCause.UNKNOWN, ActionName.REFRESH_REFERENCE),
+        (RootCause.CONCEPT_DRIFT, ActionName.QUARANTINE_DATA),
+        (RootCause.STUCK_VALUES, ActionName.REFRESH_REFERENCE),
+    ],
+)
+def test_how_sure_a_cause_is_says_nothing_for_what_does_not_mend_it(
+    incident: Incident, cause: RootCause, action: ActionName
+) -> None:
+    """An agent that plans past its own finding, or without one, gets no confidence at all."""
+    found(incident, cause)
+    claimed(incident, 1.0)
+    assert choose(incident, [Candidate(id="c3", action=action)], 0.5) == ("c3", None)
+
+
 def test_what_is_not_rehearsed_rests_on_the_diagnosis(incident: Incident) -> None:
     """Its measured confidence, lowered by a claim."""
+    found(incident, RootCause.STUCK_VALUES)
     running = [Candidate(id="c3", action=ActionName.QUARANTINE_DATA)]
     assert choose(incident, running, 0.5) == ("c3", 0.8)
     claimed(incident, 0.2)
