@@ -6,15 +6,14 @@ from typing import Any
 from driftwarden.actions.parts import Parts
 from driftwarden.actions.windows import batch_name, origin, window_of
 from driftwarden.contracts.base import ActionName
-from driftwarden.contracts.data import ExcludedRows
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Estimate
-from driftwarden.errors import Refused
+from driftwarden.errors import BadInput, Refused
 
 JsonObject = dict[str, Any]
 
 
 class QuarantineData:
-    """Undone by releasing the batch; the record is `{uri, path, start, end, excluded, key, incident, ...}`."""
+    """Undone by releasing the batch; the record is `{uri, path, start, end, key, incident, ...}`."""
 
     name = ActionName.QUARANTINE_DATA
 
@@ -27,8 +26,8 @@ class QuarantineData:
         return Estimate(cost_usd=Decimal(0))
 
     def precheck(self, request: ActionRequest) -> None:
-        """Refused where the event names no window."""
-        window_of(request)
+        """Refused where the event names no window, or one that takes in more of the history than a batch can be."""
+        self._check_size(request, window_of(request))
 
     def lookup(self, request: ActionRequest) -> EffectResult | None:
         """The result that the batch's own record tells of."""
@@ -43,7 +42,8 @@ class QuarantineData:
         if found := self.lookup(request):
             return found
         batch, window = batch_name(request), window_of(request)
-        record = {**window, **origin(request), "excluded": _excluded(request, window)}
+        self._check_size(request, window)
+        record = {**window, **origin(request)}
         self._parts.lease.check()
         changed = self._parts.state.quarantine(request.model.name, batch, record)
         self._parts.on_step("quarantined")
@@ -72,6 +72,32 @@ class QuarantineData:
             replayed=not released,
         )
 
+    def _check_size(self, request: ActionRequest, window: JsonObject) -> None:
+        """A window is a producer's word, and keeps out whatever of the history it names: so that is counted first."""
+        timed = window["start"] is not None and window["end"] is not None and request.model.time_column is not None
+        if not timed and window["path"] is None:
+            raise Refused("quarantine_data: a time range needs the model's time column")
+        rows, limits = request.training_rows, self._parts.settings
+        if request.model.data.history is None:
+            return
+        if rows is None:
+            raise Refused("quarantine_data: what the window would keep out of the history cannot be counted")
+        batch: JsonObject = {"start": window["start"], "end": window["end"]} if timed else {"path": window["path"]}
+        try:
+            counted = self._parts.sandbox.call(
+                "driftwarden.actions.tasks:count_kept_out",
+                {"rows": rows.model_dump(mode="json"), "batch": batch},
+                timeout_s=limits.rehearsal.timeout_s,
+                memory_bytes=limits.rehearsal.memory_mib * 1024 * 1024,
+            )
+        except BadInput as error:
+            raise Refused(f"quarantine_data: {error.diagnostics()}") from error
+        out, every, share = counted["kept_out"], counted["rows"], limits.actions.quarantine_share_max
+        if out > share * every:
+            raise Refused(
+                f"quarantine_data: the window takes in {out} of the {every} rows known, a batch is at most {share:.0%}"
+            )
+
     def _result(
         self, request: ActionRequest, batch: str, record: JsonObject, *, changed: bool, replayed: bool
     ) -> EffectResult:
@@ -82,22 +108,6 @@ class QuarantineData:
             changed=changed,
             detail=f"`{batch}` ({record.get('uri') or record.get('start')}) is quarantined{by}",
             undo={"batch": batch} if changed else {},
-            data={"batch": batch, "excluded": record.get("excluded", [])},
+            data={"batch": batch, "start": record.get("start"), "end": record.get("end")},
             replayed=replayed,
         )
-
-
-def excluded_rows(batches: dict[str, JsonObject]) -> tuple[ExcludedRows, ...]:
-    """What the quarantined batches of a model keep out of every selection of rows."""
-    return tuple(ExcludedRows.model_validate(rows) for record in batches.values() for rows in record["excluded"])
-
-
-def _excluded(request: ActionRequest, window: JsonObject) -> list[JsonObject]:
-    rows: list[JsonObject] = []
-    if window["path"] is not None:
-        rows.append({"path": window["path"]})
-    if request.model.time_column is not None and window["start"] is not None and window["end"] is not None:
-        rows.append({"start": window["start"], "end": window["end"]})
-    if not rows:
-        raise Refused("quarantine_data: a time range needs the model's time column")
-    return rows

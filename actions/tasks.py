@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from driftwarden.contracts.data import RowSelection
+from driftwarden.contracts.data import ExcludedRows, RowSelection
 from driftwarden.errors import GiveUp
-from driftwarden.tables import read_rows_at, time_key
+from driftwarden.tables import read_rows, read_rows_at, time_key
 
 JsonObject = dict[str, Any]
 ROWS_MIN = 20  # fewer show nothing
@@ -33,6 +33,18 @@ def split(payload: JsonObject) -> JsonObject:
         "training": labelled - evaluation,
         "evaluation": evaluation,
     }
+
+
+def count_kept_out(payload: JsonObject) -> JsonObject:
+    """How many of the rows known a batch would keep out: `{rows, kept_out}`.
+
+    Payload: `rows` (RowSelection), `batch` (ExcludedRows: a path, or a time range).
+    """
+    selection = RowSelection.model_validate(payload["rows"]).narrowed(labelled_only=False, last_rows=None)
+    batch = ExcludedRows.model_validate(payload["batch"])
+    every = len(read_rows(selection))
+    left = len(read_rows(selection.narrowed(excluded=(*selection.excluded, batch))))
+    return {"rows": every, "kept_out": every - left}
 
 
 def _fresh(frame: Any, positions: Any, time_column: str | None, window: JsonObject) -> int:

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.watch import Duration, WatchedModel
-from driftwarden.errors import BadInput, NotFound
+from driftwarden.errors import BadInput, NotFound, kind_of, unreadable
 from driftwarden.strict import load_yaml
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
@@ -96,11 +96,15 @@ class RehearsalSettings(Value):
 
 
 class ActionSettings(Value):
-    """`promotion`: `refit` trains the recipe that won again on all rows, `exact` promotes the very version that won."""
+    """`promotion`: `refit` trains the recipe that won again on all rows, `exact` promotes the very version that won.
+
+    `quarantine_share_max`: the largest share of the rows known that one batch may keep out.
+    """
 
     promotion: Literal["exact", "refit"] = "refit"
     train_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     win_probability_min: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quarantine_share_max: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 class VerificationSettings(Value):
@@ -231,13 +235,13 @@ def _overlay(merged: dict[str, Any], file: Path, origins: Origins) -> None:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            "cannot read settings", got=type(error).__name__, expected="a UTF-8 file", where=str(file)
+            "cannot read settings", got=unreadable(error), expected="a UTF-8 file", where=str(file)
         ) from None
     data, lines = load_yaml(text, where=str(file))
     if data is None:
         return
     if not isinstance(data, dict):
-        raise BadInput("settings", got=type(data).__name__, expected="a mapping", where=f"{file}:1")
+        raise BadInput("settings", got=kind_of(data), expected="a mapping", where=f"{file}:1")
     if file.name != "settings.yml":
         key = file.stem
         if set(data) - {key}:
@@ -282,7 +286,7 @@ def _overlay_environment(merged: dict[str, Any], env: Mapping[str, str], origins
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise BadInput(
-                    f"setting `{part}`", got=type(target).__name__, expected="a mapping", where=_place(origins, path)
+                    f"setting `{part}`", got=kind_of(target), expected="a mapping", where=_place(origins, path)
                 )
         target[path[-1]] = value
         origins[path] = f"environment {variable}"

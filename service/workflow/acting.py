@@ -150,8 +150,9 @@ def verify(parts: Parts, incident: Incident) -> State:
 def _windows_since(parts: Parts, incident: Incident) -> list[dict[str, Any]]:
     """Windows that performance reports told of and that ended after the effect."""
     then = parse_rfc3339(str(incident.effect_rows.get("until") or incident.updated_at))
+    now = parse_rfc3339(_latest_now(parts, incident))
     known = parts.metrics.last(incident.model, WINDOWS_MAX)
-    return [one for one in known if one.get("basis") and parse_rfc3339(one["end"]) > then]
+    return [one for one in known if one.get("basis") and then < parse_rfc3339(one["end"]) <= now]
 
 
 def _compare(parts: Parts, incident: Incident, reported: Sequence[dict[str, Any]]) -> Verification:
@@ -184,10 +185,10 @@ def _as_reported(windows: Sequence[dict[str, Any]]) -> Verification | None:
 
 
 def _latest_now(parts: Parts, incident: Incident) -> str:
-    """The newest moment that this model's windows have reached, or the decision's clock where that is later."""
+    """The decision's clock, or the moment that this model's windows have reached where the stream is the clock."""
     now = parts.decision_clock.now_for(incident)
     last = parts.metrics.last(incident.model, 1)
-    return max([now, *(rfc3339(parse_rfc3339(window["end"])) for window in last)])
+    return max([now, *(parts.decision_clock.reached(window["end"]) for window in last)])
 
 
 def _patience_is_over(parts: Parts, incident: Incident) -> bool:

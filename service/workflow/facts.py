@@ -11,6 +11,7 @@ from driftwarden.service.workflow.incident import Incident
 from driftwarden.strict import plain
 
 P_WORSE_MIN = 0.9
+CLOCK_SKEW_MAX_S = 300
 
 
 def build_facts(
@@ -119,6 +120,8 @@ def _usd_per_day(performance: dict[str, Any], model: WatchedModel | None) -> Dec
 
 
 def _age_seconds(now: str, then: str) -> int | None:
+    """Whole seconds, 0 within the skew of two clocks; None for what lies in the future: its age is not known."""
     if not then:
         return None
-    return max(0, int((parse_rfc3339(now) - parse_rfc3339(then)).total_seconds()))
+    seconds = int((parse_rfc3339(now) - parse_rfc3339(then)).total_seconds())
+    return max(0, seconds) if seconds >= -CLOCK_SKEW_MAX_S else None

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from driftwarden.clock import Clock, rfc3339
+from driftwarden.clock import Clock, parse_rfc3339, rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.decision import Decision
 from driftwarden.contracts.ports import (
@@ -55,6 +55,10 @@ class DecisionClock(Protocol):
         """RFC 3339 moment at which this incident is decided."""
         ...
 
+    def reached(self, told: str) -> str:
+        """RFC 3339 moment that time has reached when a producer tells of `told`: its word alone moves no real clock."""
+        ...
+
 
 class RealTime:
     """Decisions at the moment they are made."""
@@ -68,6 +72,11 @@ class RealTime:
         del incident
         return rfc3339(self._clock.now())
 
+    def reached(self, told: str) -> str:
+        """The clock's present moment, whatever was told."""
+        del told
+        return rfc3339(self._clock.now())
+
 
 class StreamTime:
     """Decisions at the time of the window that they are about."""
@@ -75,6 +84,10 @@ class StreamTime:
     def now_for(self, incident: Incident) -> str:
         """The time of the incident's newest event."""
         return incident.event_time
+
+    def reached(self, told: str) -> str:
+        """What was told: a stream that is replayed has no other clock."""
+        return rfc3339(parse_rfc3339(told))
 
 
 Span = Callable[..., AbstractContextManager[Any]]

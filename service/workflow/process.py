@@ -192,7 +192,9 @@ def take_performance(parts: Parts, event: DriftEvent) -> None:
     }
     if window is not None and window.uri:
         try:
-            rows = ModelRows(parts.settings, model, {}).window(window.uri, rfc3339(max(event.time, parse_rfc3339(end))))
+            # The producer's times lift no label's delay: only the service's own clock does.
+            now = parts.decision_clock.reached(rfc3339(max(event.time, parse_rfc3339(end))))
+            rows = ModelRows(parts.settings, model, {}).window(window.uri, now)
             scored = parts.sandbox.call(
                 "driftwarden.pipelines.tasks:score",
                 {

@@ -30,17 +30,17 @@ def idempotency_key(incident: Incident, candidate: Candidate) -> str:
 
 
 def build_request(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> ActionRequest:
-    """The request of one candidate's effect; training rows only where a model is trained."""
+    """The request of one candidate's effect; training rows only where rows are learned from, or kept from it."""
     now = parts.decision_clock.now_for(incident)
     window: dict[str, Any] = incident.event.get("window") or {}
     training = evaluation = None
-    if candidate.action is ActionName.RETRAIN:
+    if candidate.action in {ActionName.RETRAIN, ActionName.QUARANTINE_DATA}:
         rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name))
         try:
             training = rows.known(now, window.get("uri"))
         except BadInput:
             training = None  # the action's own precheck says what is missing
-        if training is not None:
+        if training is not None and candidate.action is ActionName.RETRAIN:
             training, evaluation = _split(training, incident)
     return ActionRequest(
         incident=incident.id,

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from driftwarden.actions.quarantine import excluded_rows
 from driftwarden.actions.state import RedisStateStore
 from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.data import RowSelection
+from driftwarden.contracts.watch import DataSource
 from driftwarden.errors import AskHuman, Fenced, Refused, Retry
 
 QUARANTINE, REFRESH, NOTIFY = ActionName.QUARANTINE_DATA, ActionName.REFRESH_REFERENCE, ActionName.NOTIFY
@@ -26,8 +29,12 @@ def test_a_batch_is_quarantined_once_and_released(world: Any, state: RedisStateS
 
     result = action.execute(request)
 
-    path, time = excluded_rows(state.quarantined(world.model.name))
-    assert (path.path, time.start, time.end) == ("/data/w 7.parquet", WINDOW["window_start"], WINDOW["window_end"])
+    (batch,) = state.quarantined(world.model.name).values()
+    assert (batch["path"], batch["start"], batch["end"]) == (
+        "/data/w 7.parquet",
+        WINDOW["window_start"],
+        WINDOW["window_end"],
+    )
     assert result.changed
     assert action.execute(request).replayed
     action.undo(request, result)
@@ -48,6 +55,37 @@ def test_a_batch_of_another_incident_stays_its_own(world: Any, state: RedisState
     with pytest.raises(Refused):
         action.undo(second, result)
     assert len(state.quarantined(world.model.name)) == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "kept_out"),
+    [
+        ({"window_start": "2000-01-01T00:00:00Z", "window_end": "2100-01-01T00:00:00Z"}, 100),
+        ({"window_start": "2026-11-01T00:00:00Z", "window_end": "2026-11-03T06:00:00Z"}, 54),
+        ({"window_uri": "HISTORY"}, 100),
+    ],
+)
+def test_no_window_keeps_most_of_the_history_out(
+    world: Any, state: RedisStateStore, window: dict[str, str], kept_out: int, tmp_path: Path
+) -> None:
+    """However wide a producer says that its window is: a batch is at most half of the rows that are known."""
+    file = tmp_path / "history.parquet"
+    pd.DataFrame({"ts": pd.date_range("2026-11-01", periods=100, freq="h", tz="UTC"), "y": 1.0}).to_parquet(file)
+    world.model = world.model.model_copy(update={"data": DataSource(history=str(file), roots=(str(tmp_path),))})
+    known = RowSelection(paths=(str(file),), time_column="ts", target="y")
+    named = {key: str(file) if value == "HISTORY" else value for key, value in window.items()}
+    request = world.request(QUARANTINE, **(named | {"training_rows": known, "evaluation_rows": None}))
+
+    for attempt in (world.action(QUARANTINE).precheck, world.action(QUARANTINE).execute):
+        with pytest.raises(Refused, match=f"{kept_out} of the 100 rows known"):
+            attempt(request)
+    assert state.quarantined(world.model.name) == {}
+    half = {"window_start": "2026-11-01T00:00:00Z", "window_end": "2026-11-03T02:00:00Z"}
+    request = world.request(QUARANTINE, **(half | {"training_rows": known, "evaluation_rows": None}))
+    assert world.action(QUARANTINE).execute(request).changed
+    uncounted = world.request(QUARANTINE, **(half | {"training_rows": None, "evaluation_rows": None}))
+    with pytest.raises(Refused, match="cannot be counted"):
+        world.action(QUARANTINE).precheck(uncounted)
 
 
 @pytest.mark.parametrize("name", [QUARANTINE, REFRESH])

@@ -7,7 +7,7 @@ import pytest
 from fakes.workflow_world import Crash
 
 from driftwarden.audit import verify
-from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import Retry
 
@@ -263,6 +263,7 @@ def test_an_unwritable_log_stops_everything_before_the_effect(world: Any, monkey
 
 def test_quarantine_and_notify_are_confirmed_by_reading_back(world: Any) -> None:
     """Actions that move no version end as resolved, verified as standing."""
+    world.script.root_cause = RootCause.STUCK_VALUES
     for action in (ActionName.QUARANTINE_DATA, ActionName.NOTIFY):
         world.script.candidates = (Candidate(id="c1", action=action),)
         world.send()
