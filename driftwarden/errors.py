@@ -76,3 +76,26 @@ def shorten(value: object, limit: int = 80) -> str:
     """Render a value for a message: one line, at most `limit` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def kind_of(value: object) -> str:
+    """What a JSON or YAML value is, in words for a message: `a list`, not the name of a class."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "another thing"
+
+
+def unreadable(error: Exception) -> str:
+    """Why a file could not be read as text, in words for a message."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"bytes that are not UTF-8, at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "too many levels"
+    reason = error.strerror if isinstance(error, OSError) else None
+    return (reason or shorten(error)).lower()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from driftwarden.contracts.data import ExcludedRows, RowSelection
-from driftwarden.errors import BadInput, NotFound, shorten
+from driftwarden.errors import BadInput, NotFound, shorten, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,9 @@ def resolve(uri: str, roots: Iterable[str | Path], *, kind: Literal["file", "fol
     try:
         real = path.expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise BadInput("cannot read the path", got=uri, expected=f"a path ({type(error).__name__})") from None
+        raise BadInput(
+            "cannot read the path", got=uri, expected=f"a path that can be followed ({unreadable(error)})"
+        ) from None
     if not any(real.is_relative_to(root) for root in allowed):
         below = ", ".join(str(root) for root in allowed) or "nothing: no root is allowed"
         raise BadInput("file outside the allowed roots", got=uri, expected=f"a path below {shorten(below, 200)}")
@@ -101,7 +103,7 @@ def count_rows(path: str | Path) -> int:
         return int(pq.ParquetFile(file).metadata.num_rows)
     except (OSError, ValueError) as error:
         raise BadInput(
-            "cannot read the table", got=type(error).__name__, expected="a parquet file", where=str(file)
+            "cannot read the table", got=unreadable(error), expected="a parquet file", where=str(file)
         ) from None
 
 

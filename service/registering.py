@@ -3,6 +3,8 @@
 import getpass
 import hashlib
 import os
+import re
+import warnings
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,17 @@ from driftwarden.contracts.data import RowSelection
 from driftwarden.contracts.effects import TrainingRequest, TrainingResult
 from driftwarden.contracts.ports import Actor, AuditLog, Trainer
 from driftwarden.contracts.watch import WatchedModel
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, Error
 from driftwarden.settings import Settings
 from driftwarden.strict import load_yaml
+from driftwarden.tables import read_rows
 
 if TYPE_CHECKING:
     from driftwarden.actions.registry import MlflowRegistry
+
+
+# The scorers of scikit-learn that compare numbers; every other one compares classes.
+NUMBER_SCORERS = re.compile(r"r2|explained_variance|d2_absolute_error_score|neg_(max|mean|median|root)_\w+")
 
 
 class Alone:
@@ -60,6 +67,43 @@ def entry_of(model: WatchedModel) -> dict[str, Any]:
     return entry
 
 
+def check_metric(metric: str, task: str) -> None:
+    """Raise BadInput where there is no such scorer, or it is not one of this task."""
+    from driftwarden.pipelines.diagnostics.metrics import scorer_name
+
+    try:
+        of_numbers = NUMBER_SCORERS.fullmatch(scorer_name(metric)) is not None
+    except ValueError:
+        raise BadInput("metric", got=metric, expected="a scikit-learn scorer, like accuracy or r2") from None
+    if of_numbers != (task == "regression"):
+        fitting = "r2 or neg_mean_absolute_error" if task == "regression" else "accuracy or roc_auc"
+        raise BadInput(f"metric of a {task}", got=metric, expected=f"one that fits, like {fitting}")
+
+
+def check_rows(model: WatchedModel, rows: RowSelection, *, where: str) -> None:
+    """Raise BadInput where no first champion of this task and metric can be trained on these rows; `where` names the file."""
+    import numpy as np
+
+    from driftwarden.pipelines.diagnostics.metrics import Predictions
+    from driftwarden.pipelines.estimator import truth
+    from driftwarden.pipelines.scoring import metric_of
+
+    check_metric(model.metric, model.task)
+    target = truth(read_rows(rows)[model.target], model.task)
+    if model.task == "regression":
+        target = target[np.isfinite(target)]
+    classes = np.unique(target)
+    if not len(target):
+        raise BadInput("rows to train on", got="no labelled row", expected=f"values of `{model.target}`", where=where)
+    if model.task == "classification" and len(classes) < 2:
+        got = f"{len(target)} labelled rows of one class, {classes[0]}"
+        raise BadInput("rows to train on", got=got, expected="two classes (--train-rows N)", where=where)
+    chances = np.full(len(target), 0.5) if model.task == "classification" and len(classes) == 2 else None
+    with warnings.catch_warnings():  # of scores that are not defined on so few rows
+        warnings.simplefilter("ignore")
+        metric_of(model.metric, model.task, target, Predictions(target, chances))
+
+
 def first_champion(
     model: WatchedModel,
     rows: RowSelection,
@@ -91,32 +135,40 @@ def first_champion(
         actor=actor,
         correlation_id=correlation_id,
     )
-    result = trainer.train(
-        TrainingRequest(
-            model=model,
-            strategy="all",
-            rows=rows,
-            idempotency_key=key,
+
+    def tell(after: int | None, detail: str) -> None:
+        audit.append(
+            "result",
+            {
+                "action": "register",
+                "model": model.name,
+                "idempotency_key": key,
+                "changed": after is not None,
+                "before": None,
+                "after": after,
+                "detail": detail,
+            },
+            actor=actor,
             correlation_id=correlation_id,
-            tracking_uri=registry.tracking_uri,
-            artifact_root=registry.artifact_root,
+            causation=intent,
         )
-    )
+
+    try:
+        result = trainer.train(
+            TrainingRequest(
+                model=model,
+                strategy="all",
+                rows=rows,
+                idempotency_key=key,
+                correlation_id=correlation_id,
+                tracking_uri=registry.tracking_uri,
+                artifact_root=registry.artifact_root,
+            )
+        )
+    except Error as error:
+        tell(None, error.diagnostics())
+        raise
     if there is None:
         registry.set_champion(model, result.version, expected=None, lock=Alone())
-    audit.append(
-        "result",
-        {
-            "action": "register",
-            "model": model.name,
-            "idempotency_key": key,
-            "changed": True,
-            "before": None,
-            "after": result.version,
-            "detail": f"version {result.version} is the first champion, trained on {result.rows} rows",
-        },
-        actor=actor,
-        correlation_id=correlation_id,
-        causation=intent,
-    )
+    tell(result.version, f"version {result.version} is the first champion, trained on {result.rows} rows")
     return result

@@ -137,6 +137,7 @@ def _no_password(uri: str) -> str:
 
 def _models(settings: Settings) -> list[Check]:
     from driftwarden.actions.registry import MlflowRegistry
+    from driftwarden.service.registering import check_metric
 
     if not settings.models:
         return [Check("models", "warning", "no model is watched", "driftwarden models register NAME --data FILE ...")]
@@ -144,6 +145,11 @@ def _models(settings: Settings) -> list[Check]:
     checks = []
     for name, model in sorted(settings.models.items()):
         champion = registry.champion(model)
+        try:
+            check_metric(model.metric, model.task)
+        except BadInput as error:
+            checks.append(Check(f"model {name}", "fault", error.diagnostics(), "correct metric in models.yml"))
+            continue
         missing = [root for root in model.data.roots if not Path(root).is_dir()]
         if champion is None:
             mend = f"register a version of {model.registered_model} and set its alias `champion`"

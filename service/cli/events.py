@@ -70,6 +70,8 @@ def _events(file: str) -> list[DriftEvent]:
         raise BadInput("no events", got="an empty file", expected="JSON or JSON Lines", where=name)
     whole = _document(content)
     if isinstance(whole, list):
+        if not whole:
+            raise BadInput("no events", got="an empty list", expected="JSON or JSON Lines", where=name)
         return [
             _event(json.dumps(one).encode(), f"{name}, event {number}") for number, one in enumerate(whole, start=1)
         ]

@@ -132,7 +132,7 @@ def _views(name: str | None = None) -> list[dict[str, Any]]:
 @click.option("--metric", required=True, help="A scikit-learn scorer's name, like accuracy, roc_auc, r2.")
 @click.option("--time", "time_column", help="The column that orders the rows (default: the file's own order).")
 @click.option(
-    "--train-rows", type=click.IntRange(50), help="Train the champion on the first so many rows (default: a fifth)."
+    "--train-rows", type=click.IntRange(1), help="Train the champion on the first so many rows (default: a fifth)."
 )
 @json_option
 def register(
@@ -159,7 +159,7 @@ def register(
     from driftwarden.contracts.watch import WatchedModel
     from driftwarden.pipelines.runner import KedroTrainer
     from driftwarden.service.bootstrap import open_audit, read_settings
-    from driftwarden.service.registering import first_champion, write_entry
+    from driftwarden.service.registering import check_rows, first_champion, write_entry
     from driftwarden.tables import read_table, resolve
 
     settings = read_settings()
@@ -175,15 +175,19 @@ def register(
         expected = "1-128 of A-Z a-z 0-9 . _ -" if first["loc"][0] == "name" else first["msg"]
         raise BadInput(f"model's {first['loc'][0]}", got=first.get("input"), expected=expected) from None
     rows = len(_checked(read_table(file), model, str(file)))
-    count = train_rows or max(50, rows // 5)
+    count = train_rows or max(1, rows // 5)
     if count > rows:
-        raise BadInput("option --train-rows", got=count, expected=f"at most the file's {rows} rows")
+        raise BadInput("option --train-rows", got=count, expected=f"at most the file's {rows} rows", where=str(file))
+    selection = RowSelection(
+        paths=(str(file),), time_column=time_column, target=target, row_end=count, labelled_only=True
+    )
+    check_rows(model, selection, where=str(file))
     note(f"training the first champion of {name} on {count} of {rows} rows ...")
     clock = SystemClock()
     with open_audit(settings, clock, role="cli") as audit:
         result = first_champion(
             model,
-            RowSelection(paths=(str(file),), time_column=time_column, target=target, row_end=count, labelled_only=True),
+            selection,
             registry=MlflowRegistry(settings.tracking_uri, settings.artifact_root),
             trainer=KedroTrainer(settings.home / "training", environ=os.environ),
             audit=audit,

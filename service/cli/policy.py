@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, kind_of, unreadable
 from driftwarden.service.cli.common import AnswerIsNo, console, json_option, note, print_json, safe_text
 from driftwarden.strict import load_yaml, loads_json
 
@@ -285,9 +285,7 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
                     continue
                 record = loads_json(line, where=f"{file}:{number}")
                 if not isinstance(record, dict):
-                    raise BadInput(
-                        "audit record", got=type(record).__name__, expected="an object", where=f"{file}:{number}"
-                    )
+                    raise BadInput("audit record", got=kind_of(record), expected="an object", where=f"{file}:{number}")
                 yield record
 
 
@@ -333,8 +331,7 @@ def _read(file: str) -> str:
             return sys.stdin.read()
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise BadInput("cannot read the file", got=reason.lower(), expected="a UTF-8 file", where=file) from None
+        raise BadInput("cannot read the file", got=unreadable(error), expected="a UTF-8 file", where=file) from None
 
 
 def read_facts(file: str) -> dict[str, Any]:
@@ -353,7 +350,7 @@ def read_facts(file: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise BadInput("not JSON", got=error.msg, expected="one JSON object", where=f"{file}:{error.lineno}") from None
     except (RecursionError, ValueError) as error:
-        raise BadInput("not JSON", got=type(error).__name__, expected="one JSON object", where=file) from None
+        raise BadInput("not JSON", got=unreadable(error), expected="one JSON object", where=file) from None
     if not isinstance(facts, dict):
-        raise BadInput("facts", got=type(facts).__name__, expected="one JSON object", where=file)
+        raise BadInput("facts", got=kind_of(facts), expected="one JSON object", where=file)
     return facts
