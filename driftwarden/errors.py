@@ -81,7 +81,7 @@ def shorten(value: object, limit: int = 80) -> str:
 def kind_of(value: object) -> str:
     """What a JSON or YAML value is, in words for a message: `a list`, not the name of a class."""
     if value is None:
-        return "nothing"
+        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

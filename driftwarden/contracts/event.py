@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from driftwarden.clock import parse_rfc3339
-from driftwarden.errors import BadInput, EventRejected
+from driftwarden.errors import BadInput, EventRejected, kind_of
 from driftwarden.strict import loads_json
 
 EVENT_BYTES_MAX = 1024 * 1024
@@ -166,10 +166,12 @@ def parse_event(raw: str | bytes) -> DriftEvent:
     try:
         document = loads_json(raw, where="event")
     except BadInput as error:
+        if error.what == "duplicate key":
+            raise EventRejected(_path_of_twice(raw), got="the key twice", expected="each key once") from None
         field = _path_of_not_finite(raw) if error.what.startswith(("not a JSON number", "number out of")) else "event"
         raise EventRejected(field, got=error.got or error.what, expected=error.expected or "JSON") from None
     if not isinstance(document, dict):
-        raise EventRejected("event", got=type(document).__name__, expected="a JSON object")
+        raise EventRejected("event", got=kind_of(document), expected="a JSON object")
     text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
     document = {key: value for key, value in document.items() if key != "raw"}
     model: type[DriftData | PerformanceData] = (
@@ -199,6 +201,33 @@ def _path_of_not_finite(raw: str | bytes) -> str:
     return "event"
 
 
+def _path_of_twice(raw: str | bytes) -> str:
+    """The dotted path of the first key that stands twice in one object; `event` if none is found."""
+    try:
+        waiting: list[tuple[str, Any]] = [("", json.loads(raw, object_pairs_hook=_Pairs))]
+    except (ValueError, RecursionError):
+        return "event"
+    while waiting:
+        path, value = waiting.pop()
+        children = value if isinstance(value, _Pairs) else enumerate(value) if isinstance(value, list) else ()
+        seen = set()
+        inner = []
+        for name, child in children:
+            here = f"{path}.{name}" if path else str(name)
+            if name in seen:
+                return here
+            seen.add(name)
+            inner.append((here, child))
+        waiting += reversed(inner)
+    return "event"
+
+
+class _Pairs(tuple[tuple[str, Any], ...]):
+    """A JSON object as the pairs that came."""
+
+    __slots__ = ()
+
+
 class _Envelope(_Carried):
     """The attributes of the event without its data, so that the field that is named is the one that is wrong."""
 
@@ -216,6 +245,7 @@ _EXPECTED = {
     "string_type": "a string",
     "string_pattern_mismatch": "1 to 128 of `A-Z a-z 0-9 . _ -`",
     "string_too_short": "a string that is not empty",
+    "string_unicode": "a string without lone surrogates",
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
@@ -226,11 +256,19 @@ _EXPECTED = {
 
 
 def _rejection(first: Any, *, in_data: bool) -> EventRejected:
-    path = ".".join(str(part) for part in (("data", *first["loc"]) if in_data else first["loc"]))
+    tagged = first["loc"][:-1] if first["loc"][-1:] in {("str",), ("int",)} else first["loc"]  # which type of a union
+    path = ".".join(str(part) for part in (("data", *tagged) if in_data else tagged))
     kind = first["type"]
     expected = _EXPECTED.get(kind)
     if expected is None:
         context = first.get("ctx") or {}
         expected = str(context.get("expected") or context.get("error") or first["msg"]).removeprefix("Input should be ")
-    got = "nothing" if kind == "missing" else first.get("input")
-    return EventRejected(path or "event", got="null" if got is None else got, expected=expected)
+    got = "nothing" if kind == "missing" else _as_json(first.get("input"))
+    return EventRejected(path or "event", got=got, expected=expected)
+
+
+def _as_json(value: Any) -> str:
+    """What came, as it came: text bare where that shows it, everything else in JSON."""
+    if isinstance(value, str) and value.isprintable():
+        return value or "an empty string"
+    return json.dumps(value)

@@ -152,15 +152,53 @@ def test_what_cannot_be_read_names_its_field(document: dict[str, Any], field: st
         b'"text"',
         b"{",
         b"\xff\xfe",
-        b'{"id": 1, "id": 2}',
         b"[" * 9999,
     ],
 )
 def test_what_is_no_event_at_all(raw: bytes) -> None:
-    """Not JSON, not UTF-8, not an object, duplicate keys, nested without end: rejected as a whole."""
+    """Not JSON, not UTF-8, not an object, nested without end: rejected as a whole."""
     with pytest.raises(EventRejected) as caught:
         parse_event(raw)
     assert caught.value.field == "event"
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ('{"id": 1, "id": 2}', "id"),
+        ('{"id": "1", "data": {"model": "a", "model": "b"}}', "data.model"),
+        ('{"data": {"columns": [{"name": "a"}, {"name": "b", "name": "b"}]}}', "data.columns.1.name"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named(raw: str, field: str) -> None:
+    """Two values for one field are contradictory, whichever they are; the reason says which field."""
+    with pytest.raises(EventRejected) as caught:
+        parse_event(raw)
+    assert (caught.value.field, caught.value.got, caught.value.expected) == (field, "the key twice", "each key once")
+
+
+@pytest.mark.parametrize(
+    ("document", "got", "expected"),
+    [
+        (event(source=""), "an empty string", "a string that is not empty"),
+        (with_data(drift_share=True), "true", "a number"),
+        (with_data(model="churn\n"), '"churn\\n"', "1 to 128 of `A-Z a-z 0-9 . _ -`"),
+        (with_data(window=[None]), "[null]", "an object"),
+        (event(subject=None) | {"data": None}, "null", "an object"),
+    ],
+)
+def test_what_was_got_is_shown_as_it_came(document: dict[str, Any], got: str, expected: str) -> None:
+    """An empty string, a flag, a line break: the reason shows JSON, not another language's word for it."""
+    with pytest.raises(EventRejected) as caught:
+        read(document)
+    assert (caught.value.got, caught.value.expected) == (got, expected)
+
+
+def test_the_field_of_a_union_is_named_without_its_kinds() -> None:
+    """A reference's version is text or a number; what is neither is named by its field alone."""
+    with pytest.raises(EventRejected) as caught:
+        read(with_data(reference={"version": {}}))
+    assert caught.value.field == "data.reference.version"
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

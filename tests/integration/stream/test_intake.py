@@ -34,7 +34,7 @@ def settle(client: Redis, entry_id: str) -> None:
 WRONG = {
     "not JSON": (b"{", "event", "JSON"),
     "not UTF-8": (b'{"id":"\xff"}', "event", "UTF-8 text"),
-    "duplicate key": (b'{"id":"1","id":"2"}', "event", "each key once"),
+    "duplicate key": (b'{"id":"1","id":"2"}', "id", "each key once"),
     "NaN": (
         raw(event(data={"model": "m", "kind": "data_drift", "drift_share": float("nan")})),
         "data.drift_share",
