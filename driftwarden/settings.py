@@ -117,11 +117,20 @@ class VerificationSettings(Value):
     patience: Duration = timedelta(days=30)
 
 
+class ApproverKey(Value):
+    """A public key in OpenSSH's one-line form; it counts from its enrolment until it is revoked."""
+
+    public: Annotated[str, Field(pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{68}( [^\n]*)?$")]
+    enrolled_at: str | None = None
+    revoked_at: str | None = None
+    revoked_reason: str | None = None
+
+
 class Approver(Value):
-    """A person who may approve, for which groups of the policy."""
+    """A person who may approve, for which groups of the policy, by signing with one of these keys."""
 
     groups: tuple[str, ...]
-    key: str | None = None
+    keys: tuple[ApproverKey, ...] = ()
 
 
 class Settings(Value):
