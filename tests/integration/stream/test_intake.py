@@ -52,7 +52,7 @@ WRONG = {
     "unknown type": (raw(event(type="io.driftwarden.other.v1")), "type", "io.driftwarden.drift.v1"),
     "no zone": (raw(event(time="2026-11-20T00:00:00")), "time", "with a zone"),
     "too large": (b'{"x":"' + b"a" * (EVENT_BYTES_MAX + 1 - 8) + b'"}', "event", str(EVENT_BYTES_MAX)),
-    "a lone surrogate": (raw(event(source="\ud800")), "source", "unicode"),
+    "a lone surrogate": (raw(event(source="\ud800")), "source", "without lone surrogates"),
     "deeply nested": (b"[" * 100_000, "event", "levels"),
 }
 
