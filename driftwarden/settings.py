@@ -3,6 +3,7 @@
 This module and the composition root are the only readers of the environment.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -154,7 +155,7 @@ class Settings(Value):
     models: dict[str, WatchedModel] = {}
     approvers: dict[str, Approver] = {}
     policy_path: Path
-    harmful_loss: Decimal = Decimal("0.02")
+    harmful_loss: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.02")
     google_api_key: SecretStr | None = None
     langfuse_public_key: SecretStr | None = None
     langfuse_secret_key: SecretStr | None = None
@@ -203,6 +204,11 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
     _overlay_environment(merged, env, origins)
     models = merged.get("models")
     if isinstance(models, dict):
+        for name, entry in models.items():
+            if isinstance(entry, dict) and "name" in entry:
+                place = _place(origins, ("models", name, "name"))
+                expected = "no such key: the model's name is the key of its entry"
+                raise BadInput(f"setting `models.{name}.name`", got=entry["name"], expected=expected, where=place)
         merged["models"] = {
             name: {"name": name, **entry} if isinstance(entry, dict) else entry for name, entry in models.items()
         }
@@ -221,15 +227,43 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = tuple(first["loc"])
-        secret = "key" in str(path[-1:]) or "url" in str(path[-1:])
-        got = "nothing" if first["type"] == "missing" else ("a secret" if secret else first.get("input"))
-        expected = {"extra_forbidden": "a setting that exists", "missing": "the setting to be there"}.get(
-            first["type"], str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-        )
-        shown = ".".join(str(part) for part in path)
-        raise BadInput(f"setting `{shown}`", got=got, expected=expected, where=_place(origins, path)) from None
+        raise _refusal(error.errors(include_url=False)[0], origins) from None
+
+
+_EXPECTED = {
+    "extra_forbidden": "a setting that exists",
+    "missing": "the setting to be there",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "decimal_type": "a decimal",
+    "decimal_parsing": "a decimal",
+}
+
+
+def _refusal(first: Any, origins: Origins) -> BadInput:
+    """The first fault that was found, in words."""
+    path: tuple[str | int, ...] = tuple(first["loc"])
+    value = first.get("input")
+    got = value if isinstance(value, str) else json.dumps(value, default=str)
+    if first["type"] == "missing":
+        got = "nothing"
+    elif "key" in str(path[-1:]) or "url" in str(path[-1:]):
+        got = "a secret"
+    said = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = _EXPECTED.get(first["type"], said)
+    if path[:1] == ("models",) and path[2:] == ("name",):
+        path, expected = path[:2], "a name of 1 to 128 of `A-Z a-z 0-9 . _ -`"
+    shown = ".".join(str(part) for part in path)
+    return BadInput(f"setting `{shown}`", got=got, expected=expected, where=_place(origins, path))
 
 
 def _place(origins: Origins, path: tuple[str | int, ...]) -> str:

@@ -160,3 +160,31 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
     loaded: Any = load(tmp_path)
     with pytest.raises(ValueError, match="frozen"):
         loaded.model = "gemini"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("settings.yml", "service: 3", "setting `service`, got `3`, expected a mapping"),
+        ("settings.yml", "data: {roots: data}", "setting `data.roots`, got `data`, expected a list"),
+        ("settings.yml", "service: {workers: two}", "setting `service.workers`, got `two`, expected a whole number"),
+        ("settings.yml", 'harmful_loss: "5"', "setting `harmful_loss`, got `5`, expected less than or equal to 1"),
+        ("models.yml", "models: [a]", 'setting `models`, got `["a"]`, expected a mapping'),
+        (
+            "models.yml",
+            "models: {a b: {task: regression, target: t, metric: r2}}",
+            "setting `models.a b`, got `a b`, expected a name of 1 to 128 of `A-Z a-z 0-9 . _ -`",
+        ),
+        (
+            "models.yml",
+            "models: {a: {name: b, task: regression, target: t, metric: r2}}",
+            "setting `models.a.name`, got `b`, expected no such key: the model's name is the key of its entry",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_told_in_words(tmp_path: Path, name: str, content: str, said: str) -> None:
+    """File, line, setting, what came and what was expected: no name of a class of ours."""
+    file = write(tmp_path, name, content)
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path)
+    assert caught.value.diagnostics() == f"{file}:1: {said}"
