@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import Clock, SystemClock
-from driftwarden.errors import BadInput
+from driftwarden.errors import Error
 from driftwarden.settings import Settings, load_settings
 from driftwarden.telemetry import configure_logging, register_secret
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from driftwarden.policies import Policy
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.parts import DecisionClock, Parts
+    from driftwarden.service.workflow.policy_agreement import PolicyAgreement
+    from driftwarden.service.workflow.policy_watch import PolicyWatch
     from driftwarden.service.workflow.store import WorkflowStore
     from driftwarden.stream.intake import Intake
     from driftwarden.tracing import Tracing
@@ -153,23 +155,16 @@ def open_views(settings: Settings | None = None, clock: Clock | None = None) -> 
 
 def load_policy_in_force(settings: Settings) -> "Policy":
     """The policy that the settings name; raises BadInput where it does not load."""
-    from driftwarden.policies import load_policy
+    from driftwarden.service.workflow.policy_watch import parse_policy, read_policy_file
 
-    path = settings.policy_path
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            "cannot read the policy", got=type(error).__name__, expected="a UTF-8 file", where=str(path)
-        ) from None
-    return load_policy(text, str(path))
+    return parse_policy(read_policy_file(settings.policy_path), settings.policy_path)
 
 
 def open_audit(settings: Settings, clock: Clock, *, role: str) -> "AuditWriter":
     """A stream of the audit log of this process's own."""
     from driftwarden.audit import AuditWriter
 
-    stream = f"{role}-{socket.gethostname().partition('.')[0]}-{os.getpid()}-{os.urandom(3).hex()}"
+    stream = f"{role}-{process_name(unique=True)}"
     return AuditWriter(settings.audit_dir, stream=stream, clock=clock, key_path=settings.home / "keys" / "audit.key")
 
 
@@ -206,13 +201,21 @@ class Service:
     intake: Callable[[str], "Intake"]
     sandbox: Any
     policy: "PolicyHolder"
+    policy_watch: "PolicyWatch"
+    agreement: "PolicyAgreement"
     audit_healthy: Callable[[], bool]
     trainer: "Trainer"
     client_url: str
 
     def process_name(self) -> str:
         """Name of this process among the workers."""
-        return f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
+        return process_name()
+
+
+def process_name(*, unique: bool = False) -> str:
+    """Host and number of this process; `unique`: also among containers that share both."""
+    name = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
+    return f"{name}-{os.urandom(3).hex()}" if unique else name
 
 
 class PolicyHolder:
@@ -261,13 +264,15 @@ def open_service(
     from driftwarden.service.workflow.ledger import Ledger
     from driftwarden.service.workflow.metrics import MetricHistory
     from driftwarden.service.workflow.parts import HeldLease, Parts, RealTime
+    from driftwarden.service.workflow.policy_agreement import PolicyAgreement
+    from driftwarden.service.workflow.policy_watch import PolicyWatch, policy_files
     from driftwarden.service.workflow.process import bury
     from driftwarden.service.workflow.store import WorkflowStore
     from driftwarden.stream.intake import Intake
 
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
-    policy = policy or load_policy_in_force(settings)
+    holder = PolicyHolder(policy or load_policy_in_force(settings))
     prefix = settings.redis.prefix
     with ExitStack() as stack:
         configure_logging(settings.log_level, file=log_file) if log_file else configure_logging(settings.log_level)
@@ -276,7 +281,7 @@ def open_service(
         client = stack.enter_context(open_redis(settings))
         audit = stack.enter_context(open_audit(settings, clock, role=role))
         audit.append(
-            "policy_change", policy.change_record(now=clock.now()), actor=Actor(kind="service", id="driftwarden")
+            "policy_change", holder().change_record(now=clock.now()), actor=Actor(kind="service", id="driftwarden")
         )
         quiet()
         logging_of_kedro = {LOGGING_VARIABLE: os.environ[LOGGING_VARIABLE]}
@@ -308,7 +313,9 @@ def open_service(
             settings=settings,
             lease=HeldLease(),
         )
-        holder = PolicyHolder(policy)
+        agreement = PolicyAgreement(client, prefix, process_name(unique=True), holder)
+        agreement.announce()
+        stack.callback(_leave, agreement)
         parts = Parts(
             settings=settings,
             clock=clock,
@@ -343,10 +350,21 @@ def open_service(
             intake=lambda consumer: Intake(client, consumer, prefix=prefix, before_burial=bury(parts)),
             sandbox=sandbox,
             policy=holder,
+            policy_watch=PolicyWatch(
+                holder, agreement, policy_files(settings), audit=audit, notifier=notifier, clock=clock
+            ),
+            agreement=agreement,
             audit_healthy=lambda: audit.healthy,
             trainer=trainer,
             client_url=redis_url(settings),
         )
+
+
+def _leave(agreement: "PolicyAgreement") -> None:
+    try:
+        agreement.leave()
+    except Error as error:  # its word dies by itself
+        log.warning("not signed off: %s", error.diagnostics())
 
 
 def _advisor(settings: Settings, tracing: "Tracing") -> Any:

@@ -19,7 +19,8 @@ def serve(workers: int | None, log_file: str | None) -> None:
     """Run the service until a signal (SIGINT, SIGTERM): read events, find causes, decide, act, verify.
 
     On a signal every worker finishes the step it is in, or hands its incident back; another worker, now or after a
-    restart, goes on from there. Log lines are JSON on standard error.
+    restart, goes on from there. The policy is read again when its file changes; one that does not load leaves the old
+    one in force. Log lines are JSON on standard error.
 
     \b
     Example:
@@ -34,7 +35,14 @@ def serve(workers: int | None, log_file: str | None) -> None:
     count = workers or settings.service.workers
     with open_service(settings, log_file=Path(log_file) if log_file else None, sandbox_slots=count) as service:
         name = service.process_name()
-        process = ServiceProcess(service.parts, service.store, service.intake(name), name=name, workers=count)
+        process = ServiceProcess(
+            service.parts,
+            service.store,
+            service.intake(name),
+            name=name,
+            workers=count,
+            watch_policy=service.policy_watch.tick,
+        )
 
         def stop(number: int, frame: object) -> None:
             del number, frame

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 INTAKE_BATCH = 50
 TIMER_EVERY_S = 0.5
 TRIM_EVERY_TICKS = 1200
+POLICY_EVERY_S = 1.0
 # Imported before there are threads: two that import one of these at once see each other's half-made modules.
 IMPORTED_FIRST = (
     "mlflow.tracking",
@@ -44,9 +45,11 @@ class ServiceProcess:
         *,
         name: str,
         workers: int,
+        watch_policy: Callable[[], None] | None = None,
     ) -> None:
-        """`name` is unique among live processes; nothing starts yet."""
+        """`name` is unique among live processes; `watch_policy` is called every second. Nothing starts yet."""
         self._parts, self._store, self._intake, self._name, self._workers = parts, store, intake, name, workers
+        self._watch_policy = watch_policy
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -61,6 +64,8 @@ class ServiceProcess:
             importlib.import_module(module)
         self._thread("intake", self._take_in)
         self._thread("timers", self._tick)
+        if self._watch_policy is not None:
+            self._thread("policy", partial(self._watch, self._watch_policy))
         for number in range(self._workers):
             worker = Worker(self._parts, self._store, f"{self._name}-w{number}")
             self._thread(f"worker {number}", partial(worker.run, self._stop))
@@ -117,6 +122,10 @@ class ServiceProcess:
                 admission.kind,
                 extra={"incident": admission.incident, "model": event.model, "kind": event.kind},
             )
+
+    def _watch(self, watch_policy: Callable[[], None]) -> None:
+        while not self._stop.wait(POLICY_EVERY_S):
+            watch_policy()
 
     def _tick(self) -> None:
         ticks = 0
