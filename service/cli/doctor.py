@@ -71,13 +71,25 @@ def examine() -> list[Check]:
     except Error as error:
         return [Check("settings", "fault", error.diagnostics(), "correct the file and line that are named")]
     checks = [Check("settings", "ok", f"state in {settings.home}, configuration in {settings.conf}")]
-    for look in (_policy, _redis, _registry, _models, _knowledge, _reasoner, _traces, _audit, _halts, _approvers):
+    for look in (
+        _policy,
+        _redis,
+        _policy_in_force,
+        _registry,
+        _models,
+        _knowledge,
+        _reasoner,
+        _traces,
+        _audit,
+        _halts,
+        _approvers,
+    ):
         checks += _guarded(look, settings)
     return checks
 
 
 def _guarded(look: Callable[[Settings], list[Check]], settings: Settings) -> list[Check]:
-    name = look.__name__.strip("_")
+    name = look.__name__.strip("_").replace("_", " ")
     try:
         return look(settings)
     except ModuleNotFoundError as error:
@@ -94,13 +106,41 @@ def _policy(settings: Settings) -> list[Check]:
     try:
         policy = load_policy_in_force(settings)
     except BadInput as error:
-        return [Check("policy", "fault", error.diagnostics(), "driftwarden policy check FILE")]
-    mode = policy.canonical()["spec"]["enforcement"]
+        return [Check("policy", "fault", error.diagnostics(), f"driftwarden policy check {settings.policy_path}")]
+    mode = policy.enforcement
     where = f"{policy.name} {policy.revision} from {settings.policy_path}, enforcement {mode}"
     if mode == "enforce":
         return [Check("policy", "ok", where)]
     mend = "write conf/local/driftwarden/policy.yml with `enforcement: enforce` once you trust its decisions"
     return [Check("policy", "warning", f"{where}: nothing executes", mend)]
+
+
+def _policy_in_force(settings: Settings) -> list[Check]:
+    """What the running processes hold, beside what lies on this disk."""
+    from driftwarden.service.bootstrap import load_policy_in_force, open_redis
+    from driftwarden.service.workflow.policy_agreement import describe, differing, live_holdings
+
+    name = "policy in force"
+    with open_redis(settings) as client:
+        live = live_holdings(client, settings.redis.prefix)
+    if not live:
+        return [Check(name, "ok", "no service runs here; the next one starts with the file")]
+    if len({held.digest if held else None for held in live.values()}) > 1 or None in live.values():
+        mend = "put the same policy.yml on every host; a process that is gone is forgotten within seconds"
+        return [Check(name, "fault", f"nothing executes until all agree: {describe(live)}", mend)]
+    held = next(one for one in live.values() if one is not None)
+    here = f"{held}, enforcement {held.enforcement}, in {len(live)} process{'es' if len(live) > 1 else ''}"
+    if faults := sorted({one.fault for one in live.values() if one and one.fault}):
+        detail = f"{here}: it stays in force, for what lies on disk does not load: {faults[0]}"
+        return [Check(name, "fault", detail, "correct the file: it is taken up within seconds")]
+    try:
+        on_disk = load_policy_in_force(settings)
+    except BadInput:
+        return [Check(name, "warning", f"{here}; the file on this disk does not load", "see `policy`")]
+    if differing(live, on_disk.digest):
+        detail = f"{here}; the file on this disk is another: {on_disk.name} {on_disk.revision}"
+        return [Check(name, "warning", detail, "it is taken up within seconds; if not, compare DRIFTWARDEN_CONF")]
+    return [Check(name, "ok", f"{here}, as on disk")]
 
 
 def _redis(settings: Settings) -> list[Check]:
