@@ -1,5 +1,6 @@
 """Lua scripts of the package, each sent again as it is while the server is away: every one of them is idempotent."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
 Arg = str | bytes | int | float
 
 
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+
+
 @cache
 def _source(package: str, name: str) -> str:
-    return (files(package) / f"{name}.lua").read_text(encoding="utf-8")
+    """The text of a script; a line `-- include: <name>` stands for the functions of another file."""
+    text = (files(package) / f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: _source(package, found[1]), text)
 
 
 class Scripts:

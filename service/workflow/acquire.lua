@@ -1,6 +1,8 @@
 -- acquire: take the model's slot and the incident's lease; mint a fencing token
--- KEYS: 1 activations 2 wf 3 model 4 queue 5 dead letters 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 timers
--- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token
+-- KEYS: 1 activations 2 wf 3 model 4 queue 5 dead letters 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying
+--       11 timers 12 wf:keys 13 index 14 ids 15 model index 16 successor wf 17 successor wf:events 18 successor wf:keys
+-- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token, successor ('' none), now
+-- include: successor
 -- fence = max(last + 1, time in us): monotonic even where Redis restarts with writes lost
 -- XCLAIM here and elsewhere under pcall: where the group was destroyed, a new one hands every entry out again anyway
 local function drop() redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]); redis.call('XDEL', KEYS[1], ARGV[3]) end
@@ -13,7 +15,7 @@ local function granted(fence)
   return {'OK', fence, redis.call('HGETALL', KEYS[2]), redis.call('LRANGE', KEYS[8], 0, -1), redis.call('HGETALL', KEYS[7])}
 end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local h = redis.call('HMGET', KEYS[2], 'state', 'done', 'lease', 'entry', 'run', 'crashes', 'atok', 'fence')
+local h = redis.call('HMGET', KEYS[2], 'state', 'done', 'lease', 'entry', 'run', 'crashes', 'atok', 'fence', 'weighed', 'done', 'environment')
 local active = redis.call('HGET', KEYS[3], 'active') or ''
 local ended = h[2] == '1' and redis.call('HLEN', KEYS[7]) == 0
 if not h[1] or ended then
@@ -31,9 +33,25 @@ if tonumber(h[3] or 0) > now then
   redis.call('HSET', KEYS[2], 'wake', 1); drop(); return {'COALESCED'}
 end
 local crashes = tonumber(h[6] or 0)
-if h[5] == '1' then crashes = crashes + 1; redis.call('HSET', KEYS[2], 'crashes', crashes) end
+if h[5] == '1' then crashes = crashes + 1 end
+local looping, opened = crashes > tonumber(ARGV[7]), false
+if looping and h[10] ~= '1' then -- what joined and was never weighed must not end with it; its first event always does, or it would go on for ever
+  local reply
+  reply, opened = open_successor({wf = KEYS[2], keys = KEYS[12], events = KEYS[8], next = KEYS[16], next_events = KEYS[17],
+    next_keys = KEYS[18], index = KEYS[13], ids = KEYS[14], model_index = KEYS[15], counts = KEYS[9], transitions = KEYS[6],
+    activations = KEYS[1]}, ARGV[4], ARGV[9], ARGV[5], math.max(1, tonumber(h[9] or 0)), ARGV[10])
+  if reply then return reply end
+end
+if h[5] == '1' then redis.call('HSET', KEYS[2], 'crashes', crashes) end
 if h[4] and h[4] ~= '' and h[4] ~= ARGV[3] then redis.call('XACK', KEYS[1], ARGV[1], h[4]); redis.call('XDEL', KEYS[1], h[4]) end
-if crashes > tonumber(ARGV[7]) then
+if looping and h[10] == '1' then -- it had ended, and its last word killed whoever took it down: it stays as it is
+  redis.call('HSET', KEYS[2], 'run', 0, 'lease', 0, 'entry', '', 'owner', '', 'wake', 0, 'crashes', 0)
+  redis.call('DEL', KEYS[7])
+  drop()
+  if active == ARGV[4] then hand_over() end
+  return {'FAILED', crashes}
+end
+if looping then
   local why = 'its workers died ' .. crashes .. ' times in state ' .. h[1]
   redis.call('XADD', KEYS[5], '*', 'kind', 'incident', 'incident', ARGV[4], 'reason', 'crash-loop: ' .. why, 'field', '', 'got', crashes,
     'expected', 'at most ' .. ARGV[7], 'deliveries', crashes)
@@ -45,7 +63,14 @@ if crashes > tonumber(ARGV[7]) then
   redis.call('HSET', KEYS[2], 'state', 'failed', 'done', 1, 'run', 0, 'lease', 0, 'entry', '', 'owner', '', 'wake', 0, 'crashes', 0,
     'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now)
   redis.call('DEL', KEYS[7]); redis.call('SREM', KEYS[10], ARGV[4]); redis.call('ZREM', KEYS[11], ARGV[4] .. '|' .. ARGV[5])
+  local field = 'open:' .. (h[11] or '')
+  if opened then redis.call('HSET', KEYS[3], field, ARGV[9])
+  elseif redis.call('HGET', KEYS[3], field) == ARGV[4] then redis.call('HDEL', KEYS[3], field) end
   drop(); hand_over()
+  -- a worker has the last word: it closes the books
+  local seq = redis.call('HINCRBY', KEYS[2], 'signals', 1)
+  redis.call('HSET', KEYS[7], 'crash-loop', seq .. '|' .. cjson.encode({why = 'crash-loop', payload = why, at = ARGV[10]}))
+  redis.call('XADD', KEYS[1], '*', 'incident', ARGV[4], 'model', ARGV[5], 'why', 'crash-loop')
   return {'FAILED', crashes}
 end
 redis.call('HSET', KEYS[3], 'active', ARGV[4])

@@ -4,25 +4,30 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from driftwarden.clock import parse_rfc3339, rfc3339
-from driftwarden.contracts.base import ActionName, Outcome
+from driftwarden.clock import parse_rfc3339
+from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
-from driftwarden.service.workflow.deciding import approval_facts, ask, decide, fail, intend, look_again, withdraw
+from driftwarden.service.workflow.deciding import (
+    approval_facts,
+    carry_on,
+    decide,
+    fail,
+    hold_back,
+    intend,
+    look_again,
+    withdraw,
+)
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
+from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, tell_harm_stands
 
 log = logging.getLogger(__name__)
 
 WINDOWS_MAX = 50
-
-# What is judged on later rows; of the others it is read back that they stand as intended.
-VERSION_ACTIONS = frozenset(
-    {ActionName.RETRAIN, ActionName.ROLLBACK, ActionName.FALLBACK_MODEL, ActionName.RECALIBRATE}
-)
 
 
 def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool) -> State:
@@ -36,7 +41,7 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     request = ActionRequest.model_validate(incident.intent.request)
     action = parts.actions[request.candidate.action]
     if "undo" in request.candidate.params:
-        return _undo_by_hand(parts, incident)
+        return _undo(parts, incident)
     result = action.lookup(request)
     if result is None and resumed:
         if incident.attempts > parts.settings.service.crashes_max:
@@ -58,16 +63,23 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     return _done(parts, incident, request, result)
 
 
-def _undo_by_hand(parts: Parts, incident: Incident) -> State:
-    """What a person asked to undo and others approved; `undo` itself refuses where the state has moved on."""
+def _undo(parts: Parts, incident: Incident) -> State:
+    """What was decided to be taken back; `undo` itself refuses where the state has moved on, and does it once."""
     assert incident.undo_of is not None
     request = ActionRequest.model_validate(incident.undo_of["request"])
     before = EffectResult.model_validate(incident.undo_of["result"])
     try:
         undone = parts.actions[before.action].undo(request, before)
-    except (Refused, GiveUp) as error:
-        return fail(parts, incident, f"undo: {error.diagnostics()}")
-    return _done(parts, incident, request, undone)
+    except Refused as error:
+        parts.ledger.release(incident.id)
+        withdraw(parts, incident, also_approved=True)
+        return leave(parts, incident, error.diagnostics())
+    except (GiveUp, AskHuman) as error:
+        parts.ledger.settle(incident.id, failed=True)
+        return fail(parts, incident, f"undo: a person must look: {error.diagnostics()}")
+    incident.undone, incident.attempts = undone, 0
+    _book(parts, incident, undone)
+    return State.UNDONE
 
 
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:
@@ -84,24 +96,13 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         return State.EXECUTING
     parts.ledger.release(incident.id)
     withdraw(parts, incident, also_approved=True)
-    return ask(parts, incident) if decision.outcome is Outcome.ESCALATE else State.MONITORING
+    return hold_back(parts, incident, decision.outcome)
 
 
 def _done(parts: Parts, incident: Incident, request: ActionRequest, result: EffectResult) -> State:
-    assert incident.intent is not None
     incident.result, incident.attempts = result, 0
-    parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
-    if incident.approval and parts.approvals.get(incident.approval).state == "approved":
-        parts.approvals.mark(incident.approval, "executed")
-    incident.audit["result"] = parts.audit.append(
-        "result",
-        result.model_dump(mode="json"),
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=incident.intent.audit_hash,
-    )
-    incident.note(parts.clock, "result", result.detail or result.action.value, SERVICE)
+    _book(parts, incident, result)
+    # A version is judged on later rows; of anything else it is read back that it stands as intended.
     if result.action in VERSION_ACTIONS and result.changed:
         incident.effect_rows = _rows_then(parts, incident, request)
         return State.VERIFYING
@@ -112,6 +113,25 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
     verdict = Verification(verdict="confirmed", detail="read back: it stands as intended")
     _record_verification(parts, incident, verdict)
     return State.RESOLVED
+
+
+def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
+    """What an effect, or its taking back, leaves in the books: the ledger, the approval that it used up, the log."""
+    assert incident.intent is not None
+    undo = incident.undo_of is not None
+    parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
+    if incident.approval and parts.approvals.get(incident.approval).state == "approved":
+        parts.approvals.mark(incident.approval, "executed")
+    incident.audit["result"] = parts.audit.append(
+        "result",
+        {**result.model_dump(mode="json"), "undo": undo},
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.intent.audit_hash,
+    )
+    told = result.detail or result.action.value
+    incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)
 
 
 def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict[str, object]:
@@ -127,24 +147,40 @@ def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict
     return {"until": request.now, "paths": list(paths)}
 
 
-def verify(parts: Parts, incident: Incident) -> State:
-    """verifying -> resolved | undone: both versions on labelled rows that neither was chosen on."""
+def verify(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """verifying -> resolved, or on to taking it back: both versions on labelled rows that neither was chosen on."""
+    if is_harmed(incident):
+        return _take_back(parts, incident, raws)
     windows = _windows_since(parts, incident)
     verification = _compare(parts, incident, ())
     if verification.verdict == "pending" and any(window.get("uri") for window in windows):
         elsewhere = _compare(parts, incident, windows)
         verification = verification if elsewhere.verdict == "pending" else elsewhere
     if verification.verdict == "pending":
-        verification = _as_reported(windows) or verification
-    if verification.verdict == "pending" and not _patience_is_over(parts, incident):
-        incident.verification = verification
-        return State.VERIFYING
+        return _wait(parts, incident, _as_reported(windows) or verification)
     _record_verification(parts, incident, verification)
     if verification.verdict == "harmed":
-        return _undo(parts, incident)
+        # Committed before anything follows from it: a process that dies here must not come to judge afresh.
+        return State.VERIFYING
     incident.helped = {"helped": True, "no_difference": False}.get(verification.verdict)
     _settle(parts, incident)
     return State.RESOLVED
+
+
+def _wait(parts: Parts, incident: Incident, verification: Verification) -> State:
+    """No rows to judge by yet. What others report settles meanwhile, and is no end: rows that are read later still count."""
+    over = _patience_is_over(parts, incident)
+    if verification != incident.verification and (over or verification.verdict == "reported"):
+        _record_verification(parts, incident, verification)
+        if verification.verdict == "reported":
+            _write_settlement(parts, incident, "reported")
+    incident.verification = verification
+    return State.RESOLVED if over else State.VERIFYING
+
+
+def is_harmed(incident: Incident) -> bool:
+    """True once later rows have shown that the effect did harm."""
+    return incident.verification is not None and incident.verification.verdict == "harmed"
 
 
 def _windows_since(parts: Parts, incident: Incident) -> list[dict[str, Any]]:
@@ -209,57 +245,28 @@ def _record_verification(parts: Parts, incident: Incident, verification: Verific
     incident.note(parts.clock, "verification", f"{verification.verdict}: {verification.detail}", SERVICE)
 
 
-def _undo(parts: Parts, incident: Incident) -> State:
-    """The action harmed: take it back, where what it left is still in force."""
-    assert incident.intent is not None
-    assert incident.result is not None
-    request = ActionRequest.model_validate(incident.intent.request)
-    action = parts.actions[request.candidate.action]
-    intent = parts.audit.append(
-        "intent",
-        {
-            "action": incident.result.action.value,
-            "undo": True,
-            "idempotency_key": f"{request.idempotency_key}:undo",
-            "before": incident.result.after,
-            "after": incident.result.before,
-        },
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        # What allowed the effect allows taking it back: the harm that asks for it stands in the verification.
-        causation=incident.intent.cause_hash,
-    )
+def _take_back(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    """The effect harmed: decide afresh whether it is taken back now; tried again while the policy says wait."""
+    parts.ledger.fail_effect(incident.id)
+    if incident.helped is None:
+        incident.helped = False
+        _settle(parts, incident)
+    elif _patience_is_over(parts, incident):
+        tell_harm_stands(parts, incident, "the policy held it back until the end of the verification")
+        return State.RESOLVED
     try:
-        undone = action.undo(request, incident.result)
+        propose(parts, incident, by=None, rationale="it harmed on later rows", harm=incident.verification)
     except Refused as error:
         # Someone, or a later incident, moved on from here: there is nothing of ours left to take back.
         incident.note(parts.clock, "result", f"not undone: {error.diagnostics()}", SERVICE)
-        incident.helped = False
-        _settle(parts, incident)
         return State.RESOLVED
-    incident.audit["result"] = parts.audit.append(
-        "result",
-        {**undone.model_dump(mode="json"), "undo": True},
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=intent,
-    )
-    incident.note(parts.clock, "result", f"undone: {undone.detail}", SERVICE)
-    parts.ledger.settle(incident.id, failed=True)
-    incident.helped = False
-    _settle(parts, incident)
-    return State.UNDONE
+    decide(parts, incident, raws)
+    return carry_on(parts, incident, raws, approval=None)
 
 
 def _settle(parts: Parts, incident: Incident) -> None:
     """Labels have spoken: the track record of this action learns from it."""
-    if incident.result is None:
-        return
-    if incident.helped is None:
-        if incident.verification is not None and incident.verification.verdict == "reported":
-            _write_settlement(parts, incident, "reported")
+    if incident.result is None or incident.helped is None:
         return
     parts.ledger.record_outcome(
         incident.id, model=incident.model, action=incident.result.action.value, helped=incident.helped

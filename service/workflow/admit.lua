@@ -12,7 +12,8 @@ if seen then
   if entry == ARGV[2] then return {kind, incident} end -- the same call again: its first reply was lost
   return {'duplicate', incident}
 end
-local open = redis.call('HGET', KEYS[7], 'open') or ''
+local field = 'open:' .. ARGV[6] -- drift of a staging model says nothing about production's
+local open = redis.call('HGET', KEYS[7], field) or ''
 if open ~= ARGV[11] then return {'MOVED', open} end
 if open ~= '' then
   local h = redis.call('HMGET', KEYS[13], 'done', 'bytes')
@@ -38,7 +39,7 @@ redis.call('HSET', KEYS[4], 'identity', ARGV[4], 'model', ARGV[5], 'environment'
 redis.call('RPUSH', KEYS[5], ARGV[8]); redis.call('RPUSH', KEYS[6], ARGV[4])
 redis.call('ZADD', KEYS[8], ms, ARGV[3]); redis.call('ZADD', KEYS[9], 0, ARGV[3]); redis.call('ZADD', KEYS[10], ms, ARGV[3])
 redis.call('HINCRBY', KEYS[11], 'received', 1)
-redis.call('HSET', KEYS[7], 'open', ARGV[3])
+redis.call('HSET', KEYS[7], field, ARGV[3])
 redis.call('XADD', KEYS[12], 'MAXLEN', '~', 100000, '*', 'incident', ARGV[3], 'model', ARGV[5], 'version', 0, 'from', '', 'state', 'received', 'fence', 0)
 redis.call('XADD', KEYS[2], '*', 'incident', ARGV[3], 'model', ARGV[5], 'why', 'opened')
 remember('opened', ARGV[3]); settle()

@@ -2,10 +2,11 @@
 -- KEYS: 1 activations 2 wf 3 model 4 queue 5 timers 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 wf:keys
 --       12 index 13 ids 14 model index 15 successor wf 16 successor wf:events 17 successor wf:keys
 -- ARGV: group, consumer, entry, incident, model, fence, version, token, state, disposition, due ms ('' none), lease ms,
---       doc, accepting, events seen, last signal delivered, successor ('' none), now, handled signals...
+--       doc, accepting, events seen, last signal delivered, successor ('' none), now, events weighed, handled signals...
+-- include: successor
 local ID, MODEL = ARGV[4], ARGV[5]
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local h = redis.call('HMGET', KEYS[2], 'fence', 'version', 'tok', 'wake', 'state', 'environment', 'correlation')
+local h = redis.call('HMGET', KEYS[2], 'fence', 'version', 'tok', 'wake', 'state', 'environment')
 local seen = tonumber(ARGV[15])
 local function done(version, successor)
   return {'OK', version, redis.call('LRANGE', KEYS[8], seen, -1), redis.call('HGETALL', KEYS[7]), successor or ''}
@@ -14,38 +15,27 @@ if h[3] == ARGV[8] then return done(h[2], redis.call('HGET', KEYS[2], 'successor
 if h[1] ~= ARGV[6] or h[2] ~= ARGV[7] then return {'FENCED', h[1] or '', h[2] or ''} end
 local finish, release = ARGV[10] == 'finish', ARGV[10] == 'release'
 
--- An event that joined after the last step was never weighed: it must not end with this incident, so it opens the next one.
-local unseen = finish and redis.call('LRANGE', KEYS[11], seen, -1) or {}
-if #unseen > 0 then
-  if ARGV[17] == '' then return {'UNSEEN', unseen[1]} end
-  if redis.call('EXISTS', KEYS[15]) == 1 then return {'COLLISION', unseen[1]} end
-  local raws, bytes = redis.call('LRANGE', KEYS[8], seen, -1), 0
-  for i, raw in ipairs(raws) do
-    bytes = bytes + #raw
-    redis.call('RPUSH', KEYS[16], raw); redis.call('RPUSH', KEYS[17], unseen[i])
-  end
-  redis.call('LTRIM', KEYS[8], 0, seen - 1); redis.call('LTRIM', KEYS[11], 0, seen - 1)
-  redis.call('HSET', KEYS[15], 'identity', unseen[1], 'model', MODEL, 'environment', h[6] or '', 'correlation', h[7] or '',
-    'state', 'received', 'version', 0, 'fence', 0, 'doc', '{}', 'done', 0, 'run', 0, 'lease', 0, 'crashes', 0, 'wake', 0,
-    'bytes', bytes, 'opened', ARGV[18], 'updated', now, 'predecessor', ID)
-  redis.call('ZADD', KEYS[12], now, ARGV[17]); redis.call('ZADD', KEYS[13], 0, ARGV[17]); redis.call('ZADD', KEYS[14], now, ARGV[17])
-  redis.call('HINCRBY', KEYS[9], 'received', 1)
-  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'incident', ARGV[17], 'model', MODEL, 'version', 0, 'from', '', 'state', 'received', 'fence', 0)
-  redis.call('XADD', KEYS[1], '*', 'incident', ARGV[17], 'model', MODEL, 'why', 'opened')
-  redis.call('HSET', KEYS[2], 'successor', ARGV[17])
+local opened = false
+if finish then
+  local reply
+  reply, opened = open_successor({wf = KEYS[2], keys = KEYS[11], events = KEYS[8], next = KEYS[15], next_events = KEYS[16],
+    next_keys = KEYS[17], index = KEYS[12], ids = KEYS[13], model_index = KEYS[14], counts = KEYS[9], transitions = KEYS[6],
+    activations = KEYS[1]}, ID, ARGV[17], MODEL, seen, ARGV[18])
+  if reply then return reply end
 end
 
 local version = redis.call('HINCRBY', KEYS[2], 'version', 1)
-redis.call('HSET', KEYS[2], 'state', ARGV[9], 'tok', ARGV[8], 'crashes', 0, 'doc', ARGV[13], 'done', finish and 1 or 0, 'updated', now)
+redis.call('HSET', KEYS[2], 'state', ARGV[9], 'tok', ARGV[8], 'crashes', 0, 'doc', ARGV[13], 'done', finish and 1 or 0, 'updated', now, 'weighed', ARGV[19])
 if h[5] ~= ARGV[9] then redis.call('HINCRBY', KEYS[9], h[5], -1); redis.call('HINCRBY', KEYS[9], ARGV[9], 1) end
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'incident', ID, 'model', MODEL, 'version', version, 'from', h[5], 'state', ARGV[9], 'fence', ARGV[6])
-for i = 19, #ARGV do redis.call('HDEL', KEYS[7], ARGV[i]) end
+for i = 20, #ARGV do redis.call('HDEL', KEYS[7], ARGV[i]) end
 
 if ARGV[9] == 'verifying' and not finish then redis.call('SADD', KEYS[10], ID) else redis.call('SREM', KEYS[10], ID) end
-local open = redis.call('HGET', KEYS[3], 'open') or ''
-if #unseen > 0 and (open == '' or open == ID) then redis.call('HSET', KEYS[3], 'open', ARGV[17])
-elseif ARGV[14] == '1' and not finish then if open == '' then redis.call('HSET', KEYS[3], 'open', ID) end
-elseif open == ID then redis.call('HDEL', KEYS[3], 'open') end
+local field = 'open:' .. (h[6] or '')
+local open = redis.call('HGET', KEYS[3], field) or ''
+if opened and (open == '' or open == ID) then redis.call('HSET', KEYS[3], field, ARGV[17])
+elseif ARGV[14] == '1' and not finish then if open == '' then redis.call('HSET', KEYS[3], field, ID) end
+elseif open == ID then redis.call('HDEL', KEYS[3], field) end
 redis.call('ZREM', KEYS[5], ID .. '|' .. MODEL)
 
 if ARGV[10] == 'go' then

@@ -14,6 +14,7 @@ from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
+from driftwarden.service.workflow.undoing import give_back, leave
 
 # How often more drift may send an incident back before it acts on what it knows; the rest opens the next incident.
 ROUNDS_MAX = 3
@@ -76,19 +77,22 @@ def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """decided -> executing | awaiting_approval | monitoring, or triaged again where more drift came meanwhile."""
     if look_again(parts, incident, raws):
         return State.TRIAGED
-    return _carry_on(parts, incident, raws, approval=None)
+    return carry_on(parts, incident, raws, approval=None)
 
 
 def look_again(parts: Parts, incident: Incident, raws: list[str]) -> bool:
-    """True where drift joined that nobody has looked at, and it is not the last round."""
-    if len(raws) <= len(incident.events) or incident.rounds >= ROUNDS_MAX:
+    """True where drift joined that nobody has looked at, and it is not the last round.
+
+    What comes while an effect is taken back is the next incident's.
+    """
+    if incident.undo_of is not None or len(raws) <= len(incident.events) or incident.rounds >= ROUNDS_MAX:
         return False
     incident.rounds += 1
     incident.note(parts.clock, "event", "more drift came meanwhile: looked at again before anything is done", SERVICE)
     return True
 
 
-def _carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None) -> State:
+def carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None) -> State:
     """What the decision on record says."""
     assert incident.decision is not None
     outcome = Outcome(incident.decision["outcome"])
@@ -102,7 +106,16 @@ def _carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: di
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
         outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
     withdraw(parts, incident, also_approved=approval is not None)
-    return ask(parts, incident) if outcome is Outcome.ESCALATE else State.MONITORING
+    return hold_back(parts, incident, outcome)
+
+
+def hold_back(parts: Parts, incident: Incident, outcome: Outcome) -> State:
+    """Where an incident goes that is not executed: people are asked, or it is only watched."""
+    if outcome is Outcome.ESCALATE:
+        return ask(parts, incident)
+    if incident.undo_of is not None:
+        return give_back(parts, incident, "the policy says monitor")
+    return State.MONITORING
 
 
 def _reserve(parts: Parts, incident: Incident) -> str | None:
@@ -117,6 +130,7 @@ def _reserve(parts: Parts, incident: Incident) -> str | None:
         cost_usd=candidate.cost_usd,
         now=parts.decision_clock.now_for(incident),
         caps=parts.caps().without(lifted),
+        undo=incident.undo_of is not None,
     )
 
 
@@ -144,6 +158,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
             "params": candidate.params,
             "idempotency_key": request.idempotency_key,
             "before": incident.champion_before,
+            "undo": incident.undo_of is not None,
             "estimate": estimate.model_dump(mode="json"),
         },
         actor=SERVICE,
@@ -167,13 +182,19 @@ def ask(parts: Parts, incident: Incident) -> State:
     assert incident.decision is not None
     decision = decision_of(incident.decision)
     if decision.approvals is None or incident.candidate is None:
-        incident.problem = incident.problem or "the policy escalates, and names nobody who could approve"
+        unanswerable = "the policy escalates, and names nobody who could approve"
+        if incident.undo_of is not None:
+            return leave(parts, incident, unanswerable)
+        incident.problem = incident.problem or unanswerable
         return fail(parts, incident, incident.problem)
     finding = incident.finding
     summary = finding.summary if finding else ""
-    request, new = parts.approvals.request(incident, decision, summary)
+    request, _ = parts.approvals.request(incident, decision, summary)
     incident.approval = request.id
-    if new:
+    # Not whether the request is new: a process may have died right after it wrote it, and then nobody was told.
+    asked = f"{request.id}@{request.requested_at}"
+    if incident.asked != asked:
+        incident.asked = asked
         _record_approval(parts, incident, request, "requested", SERVICE, cause="decision")
         incident.note(
             parts.clock,
@@ -184,7 +205,7 @@ def ask(parts: Parts, incident: Incident) -> State:
         parts.notifier.notify(
             f"approval needed: {request.action} on {request.model}",
             f"{summary}\nwhy: {', '.join(request.why)}\ndriftwarden approvals show {request.id}",
-            key=request.id,
+            key=asked,
             fields={"approval": request.id, "incident": incident.id, "correlation_id": incident.correlation_id},
         )
     return State.AWAITING_APPROVAL
@@ -246,15 +267,16 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
         actor = Actor(kind="human", id=refused.by if refused else "?")
         _record_approval(parts, incident, request, "rejected", actor, cause="decision")
         incident.note(parts.clock, "approval", f"rejected: {refused.reason if refused else ''}", actor)
-        return State.REJECTED
+        return leave(parts, incident, "people refused it") if incident.undo_of is not None else State.REJECTED
     if parts.approvals.is_expired(request):
         request = parts.approvals.mark(request.id, "expired")
         timer = Actor(kind="timer", id="expiry")
         _record_approval(parts, incident, request, "expired", timer, cause="decision")
         incident.note(parts.clock, "approval", "nobody answered in time: not done", timer)
-        return State.EXPIRED
+        return leave(parts, incident, "nobody answered in time") if incident.undo_of is not None else State.EXPIRED
     # More drift came while it waited: what is asked for may no longer be what helps.
-    return State.TRIAGED if len(raws) > len(incident.events) else State.AWAITING_APPROVAL
+    more = len(raws) > len(incident.events) and incident.undo_of is None
+    return State.TRIAGED if more else State.AWAITING_APPROVAL
 
 
 def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
@@ -263,7 +285,7 @@ def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
     decision = decide(parts, incident, raws, approval=facts)
     if decision.outcome is not Outcome.EXECUTE:
         withdraw(parts, incident, also_approved=True)
-    return _carry_on(parts, incident, raws, approval=facts)
+    return carry_on(parts, incident, raws, approval=facts)
 
 
 def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:

@@ -27,7 +27,9 @@ def build_facts(
 ) -> dict[str, Any]:
     """One JSON object of facts; what is not known is null, which the policy takes as unknown."""
     candidate, rehearsal = incident.candidate, incident.rehearsal
-    performance = incident.measures.get("performance") or {}
+    # What an undo mends is what the effect cost since, not what led to the effect.
+    measures = {"performance": incident.undo_of["performance"]} if incident.undo_of else incident.measures
+    performance = measures.get("performance") or {}
     loss = proven_loss(performance)
     facts = {
         "now": now,
@@ -46,7 +48,7 @@ def build_facts(
         },
         "plan": _plan_facts(incident, candidate),
         "impact": {"relative_loss": loss, "usd_per_day": _usd_per_day(performance, model)},
-        "evidence": _evidence_facts(performance, incident, event, now),
+        "evidence": _evidence_facts(measures, incident, event, now),
         "rehearsal": _rehearsal_facts(rehearsal),
         "track_record": track_record or {"successes": None, "failures": None, "lower_bound": None},
         "approval": approval,
@@ -90,15 +92,15 @@ def _plan_facts(incident: Incident, candidate: Candidate | None) -> dict[str, An
 
 
 def _evidence_facts(
-    performance: dict[str, Any], incident: Incident, event: DriftEvent | None, now: str
+    measures: dict[str, dict[str, Any]], incident: Incident, event: DriftEvent | None, now: str
 ) -> dict[str, Any]:
-    measured = (measure.get("rows_current") for measure in incident.measures.values())
+    measured = (measure.get("rows_current") for measure in measures.values())
     rows = max((int(count) for count in measured if count is not None), default=None)
     window = event.data.window if event and isinstance(event.data, DriftData) else None
     end = window.end.isoformat() if window and window.end else incident.event_time
     return {
         "rows": rows,
-        "labelled_rows": performance.get("labelled_rows"),
+        "labelled_rows": (measures.get("performance") or {}).get("labelled_rows"),
         "age_seconds": _age_seconds(now, end),
     }
 

@@ -30,7 +30,8 @@ class Incident(BaseModel):
     """One incident; mutable while a worker holds it, committed whole.
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
-    `audit` maps a record type to the `@hash` of this incident's last record of it.
+    `asked` is the request (`<id>@<requested at>`) that people were told of; `undo_of` the effect that is to be taken back
+    (`undoing.propose`), `undone` what came of it. `audit` maps a record type to the `@hash` of this incident's last record of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,11 +60,13 @@ class Incident(BaseModel):
     decided_at: str | None = None
     outcome: str | None = None
     approval: str | None = None
+    asked: str | None = None
     intent: Intent | None = None
     result: EffectResult | None = None
     effect_rows: dict[str, Any] = Field(default_factory=dict)
     verification: Verification | None = None
     undo_of: dict[str, Any] | None = None
+    undone: EffectResult | None = None
     helped: bool | None = None
     agents_model: str | None = None
     tries: int = 0
@@ -99,7 +102,8 @@ class Incident(BaseModel):
 
 def list_view(incident: Incident) -> dict[str, Any]:
     """The fields of `incidents list --json` (contract §6)."""
-    candidate, result = incident.candidate, incident.result
+    candidate, result, undone = incident.candidate, incident.result, incident.undone
+    left = undone or result
     document: dict[str, Any] = plain(
         {
             "id": incident.id,
@@ -117,7 +121,7 @@ def list_view(incident: Incident) -> dict[str, Any]:
             "approval": incident.approval,
             "versions": {
                 "before": result.before if result and result.before is not None else incident.champion_before,
-                "after": result.after if result and result.changed else None,
+                "after": left.after if left and left.changed else None,
             },
             "problem": incident.problem,
         }

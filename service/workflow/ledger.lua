@@ -1,8 +1,8 @@
 -- reserve: count one action against every cap, or none at all
--- KEYS: 1 ledger hash (incident -> JSON {model, action, cost, at, state, failed}; `<incident>#<n>`: its earlier effects)
+-- KEYS: 1 ledger hash (incident -> JSON {model, action, cost, at, state, failed, undo}; `<incident>#<n>`: its earlier effects)
 -- ARGV: 1 incident 2 model 3 action 4 cost_microusd 5 at_ms (the decision's moment) 6 day_start_ms
 --       7 day cap 8 model-day cap 9 model rate max 10 model rate window_ms 11 global rate max 12 global rate window_ms
---       13 model concurrency 14 global concurrency        ('' where the policy sets no such cap)
+--       13 model concurrency 14 global concurrency 15 undo        ('' where the policy sets no such cap)
 -- An entry that is 'released' had no effect and counts nowhere; 'running' counts as concurrent.
 local own = redis.call('HGET', KEYS[1], ARGV[1])
 local earlier
@@ -43,5 +43,5 @@ if earlier then
   while redis.call('HEXISTS', KEYS[1], ARGV[1] .. '#' .. n) == 1 do n = n + 1 end
   redis.call('HSET', KEYS[1], ARGV[1] .. '#' .. n, earlier)
 end
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({model = ARGV[2], action = ARGV[3], cost = cost, at = at, state = 'running'}))
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({model = ARGV[2], action = ARGV[3], cost = cost, at = at, state = 'running', undo = ARGV[15] == '1'}))
 return 'OK'

@@ -1,8 +1,8 @@
 """The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
 
 One hash `<prefix>ledger`: incident -> JSON {model, action, cost (micro-USD), at (ms, the decision's own time), state
-(`running`, `done`, `released`), failed}; `<incident>#<n>` its earlier effects, where a person asked for
-another. A second hash `<prefix>track`: `<model>|<action>|<incident>` -> `1` helped, `0` not.
+(`running`, `done`, `released`), failed, undo}; `<incident>#<n>` its earlier effects, where another followed. A second
+hash `<prefix>track`: `<model>|<action>|<incident>` -> `1` helped, `0` not.
 """
 
 import json
@@ -99,10 +99,13 @@ class Ledger:
         self._key, self._track = f"{prefix}ledger", f"{prefix}track"
         self._reserve = client.register_script(files(__package__).joinpath("ledger.lua").read_text(encoding="utf-8"))
 
-    def reserve(self, incident: str, *, model: str, action: str, cost_usd: Decimal, now: str, caps: Caps) -> str | None:
+    def reserve(
+        self, incident: str, *, model: str, action: str, cost_usd: Decimal, now: str, caps: Caps, undo: bool = False
+    ) -> str | None:
         """Count the action against every cap atomically; None where it fits, else the id of the cap that it would break.
 
         Calling it again while the incident's reservation runs changes nothing; after that it is a further effect.
+        `undo`: it takes an effect back; it counts against the caps, and is no run that could succeed or fail.
         """
         moment = parse_rfc3339(now)
 
@@ -120,7 +123,7 @@ class Ledger:
             args=[
                 incident, model, action, micro(cost_usd), str(_ms(moment)), str(_day_start_ms(moment, caps.zone)),
                 micro(caps.per_day), micro(caps.per_model_day), *pair(caps.rate_model), *pair(caps.rate_global),
-                count(caps.concurrency_model), count(caps.concurrency_global),
+                count(caps.concurrency_model), count(caps.concurrency_global), "1" if undo else "",
             ],
         )  # fmt: skip
         text = answer.decode() if isinstance(answer, bytes) else str(answer)
@@ -129,6 +132,12 @@ class Ledger:
     def settle(self, incident: str, *, cost_usd: Decimal | None = None, failed: bool = False) -> None:
         """The effect is over: what it cost, whether it failed. Settling again with `failed` only adds that."""
         self._change(incident, state="done", failed=failed, cost_usd=cost_usd)
+
+    def fail_effect(self, incident: str) -> None:
+        """The effect did harm: it counts as a failure. Once its undo is reserved, that is written already."""
+        raw = self._redis.hget(self._key, incident)
+        if raw is not None and not json.loads(raw).get("undo"):
+            self._change(incident, state="done", failed=True, cost_usd=None)
 
     def release(self, incident: str) -> None:
         """The effect did not happen: the reservation counts nowhere."""
@@ -168,7 +177,8 @@ class Ledger:
         ]
         mine = [entry for entry in others if entry["model"] == model]
         last = max(mine, key=lambda entry: entry["at"], default=None)
-        finished = [entry for entry in mine if entry["state"] == "done" and entry["at"] > at - caps.breaker_window_ms]
+        since = at - caps.breaker_window_ms
+        finished = [e for e in mine if e["state"] == "done" and e["at"] > since and not e.get("undo")]
 
         def spent(entries: list[dict[str, Any]]) -> str:
             return str(Decimal(sum(int(entry["cost"]) for entry in entries if entry["at"] >= day)) / _MICRO)
@@ -183,7 +193,8 @@ class Ledger:
             "actions_in_window_model": within(mine, caps.rate_model),
             "actions_in_window_global": within(others, caps.rate_global),
             "seconds_since_last_action_model": None if last is None else (at - int(last["at"])) // 1000,
-            "last_action_failed": bool(last and last.get("failed")),
+            # What was taken back last had failed, whoever found it so.
+            "last_action_failed": bool(last and (last.get("failed") or last.get("undo"))),
             "running_model": sum(entry["state"] == "running" for entry in mine),
             "running_global": sum(entry["state"] == "running" for entry in others),
             "recent_runs": len(finished),

@@ -20,6 +20,7 @@ from driftwarden.telemetry import correlation
 
 log = logging.getLogger(__name__)
 
+CRASH_LOOP = "crash-loop"
 VERIFY_AGAIN_S = 300.0
 RETRY_AFTER_S = (1.0, 5.0, 30.0, 120.0)
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
@@ -93,29 +94,33 @@ class Worker:
 
     def _hear(self, claim: Claim, incident: Incident) -> bool:
         """Take up what people asked for by hand; True where that changed the state."""
-        before = incident.state
+        before, closing = incident.state, False
         for signal in claim.signals:
+            if signal.why == CRASH_LOOP:
+                deciding.fail(self._parts, incident, f"crash loop: {signal.payload}")
+                closing = True
             if signal.why in byhand.ALLOWED:
                 payload = signal.payload if isinstance(signal.payload, dict) else {}
                 incident.state = byhand.take_request(self._parts, incident, signal.why, payload)
-        return incident.state is not before
+        return closing or incident.state is not before
 
     def _incident(self, claim: Claim) -> Incident:
         if claim.doc:
             incident = Incident.model_validate(claim.doc)
-            if claim.state == State.FAILED:  # a crash loop ends an incident without a worker's word
-                incident.state = State.FAILED
-            return incident
-        event = parse_event(claim.events[0])
-        now = rfc3339(self._parts.clock.now())
-        return Incident(
-            id=claim.incident,
-            correlation_id=event.correlation_id,
-            model=event.model,
-            environment=event.data.environment,
-            opened_at=claim.opened_at or now,
-            updated_at=now,
-        )
+        else:
+            event = parse_event(claim.events[0])
+            now = rfc3339(self._parts.clock.now())
+            incident = Incident(
+                id=claim.incident,
+                correlation_id=event.correlation_id,
+                model=event.model,
+                environment=event.data.environment,
+                opened_at=claim.opened_at or now,
+                updated_at=now,
+            )
+        if claim.state == State.FAILED:  # a crash loop ends an incident without a worker's word
+            incident.state = State.FAILED
+        return incident
 
     def _step(self, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
         started = time.monotonic()
@@ -154,7 +159,8 @@ class Worker:
             doc=incident.to_store(),
             disposition="park",
             due_s=delay_s,
-            accepting=incident.state in JOINABLE,
+            accepting=_accepts(incident),
+            weighed=len(incident.events),
         )
         return None
 
@@ -163,14 +169,17 @@ class Worker:
         if state in TERMINAL:
             return self._finish(claim, incident, closing=True), False
         waits = state in WAITING and (state == before or state is State.AWAITING_APPROVAL)
+        if state is State.VERIFYING and acting.is_harmed(incident) and incident.helped is None:
+            waits = False  # the verdict is in, and nothing came of it yet
         claim = self._store.commit(
             claim,
             state=state.value,
             doc=incident.to_store(),
             disposition="release" if waits else "go",
             due_s=self._due_s(incident) if waits else None,
-            accepting=state in JOINABLE,
+            accepting=_accepts(incident),
             handled=claim.signals,
+            weighed=len(incident.events),
         )
         return claim, not waits
 
@@ -210,6 +219,11 @@ class Worker:
             heart.stop()
 
 
+def _accepts(incident: Incident) -> bool:
+    """Whether later drift may join: not while an effect is taken back, which nothing that comes now could change."""
+    return incident.state in JOINABLE and incident.undo_of is None
+
+
 Step = Callable[[Parts, Incident, list[str]], State]
 
 
@@ -230,7 +244,7 @@ STEPS: dict[State, Step] = {
     State.DECIDED: deciding.follow,
     State.AWAITING_APPROVAL: deciding.answer,
     State.APPROVED: deciding.decide_approved,
-    State.VERIFYING: lambda parts, incident, raws: acting.verify(parts, incident),
+    State.VERIFYING: acting.verify,
     State.MONITORING: lambda parts, incident, raws: State.CLOSED,
 }
 

@@ -14,10 +14,11 @@ all below the prefix (`driftwarden:`); times are Redis's own, in ms:
                              fence, lease (until), owner, entry (of the running activation), run (1 while leased), crashes,
                              wake (1: activated while leased), tok (of the last commit), atok (of the last claim), handed
                              (fence of the last claim that was handed back), done (1: finished), bytes (of its events),
-                             signals (last seq), reason, predecessor, successor
+                             weighed (events dealt with), signals (last seq), reason, predecessor, successor
     wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order
     wf:<incident>:signals    hash token -> `<seq>|<JSON>`
-    model:<model>            hash: active (incident that holds the model's slot), open (incident that later events join)
+    model:<model>            hash: active (incident that holds the model's slot), open:<environment> (incident that later
+                             events join)
     model:<model>:queue      zset of incidents that wait for the slot, by time
     model:<model>:incidents  zset by time of opening;  model:<model>:verifying  set;  model:<model>:performance  list
     seen:<identity>          `<kind>|<incident>|<entry>`, expires;  once:<token>  marks a signal that was left, expires
@@ -219,14 +220,16 @@ class WorkflowStore:
         accepting: bool,
         handled: Iterable[Signal] = (),
         token: str | None = None,
+        weighed: int | None = None,
     ) -> Claim:
         """Make one step durable; returns the claim as it is now, with events and signals that came meanwhile.
 
         `go` keeps lease and slot; `park` ends the lease and keeps the model's slot; `release` gives the slot to the next in
         line; `finish` ends the incident. `due_s`: when it is taken up again by itself (replaces the timer set before; park
         and release without one get a backstop of a day). `accepting`: later events of the model may join. `handled`: the
-        signals that this step dealt with. Where it finishes while events came that the claim has not seen, these open the
-        `successor`. Raises Fenced: somebody else has taken over, nothing was written.
+        signals that this step dealt with. `weighed`: how many of its events it has dealt with (default: all that the claim has
+        seen); where it finishes, or fails in a crash loop, the events beyond these open the `successor`. Raises Fenced:
+        somebody else has taken over, nothing was written.
         """
         if due_s is None and disposition in {"park", "release"}:
             due_s = BACKSTOP_S
@@ -239,7 +242,9 @@ class WorkflowStore:
             after = successor or claim.incident
             step: Args = [claim.incident, model, str(claim.fence), claim.version, token, state, disposition]
             when: Args = ["" if due_s is None else max(0, int(due_s * 1000)), claim.lease_ms, content]
-            known: Args = [int(accepting), len(claim.events), last_signal, successor, rfc3339(SystemClock().now())]
+            now = rfc3339(SystemClock().now())
+            dealt = len(claim.events) if weighed is None else weighed
+            known: Args = [int(accepting), len(claim.events), last_signal, successor, now, dealt]
             reply = self._scripts.run(
                 "commit",
                 [
@@ -353,22 +358,24 @@ class WorkflowStore:
         self._next_sweep[consumer] = time.monotonic() + lease_ms / 3000
 
     def _acquire(self, entry: Entry, incident: str, model: str, consumer: str, lease_ms: int) -> Claim | None:
-        k = self.keys
-        reply = self._scripts.run(
-            "acquire",
-            [
-                *[
-                    k.activations,
-                    k.wf(incident),
-                    k.model(model),
-                    k.model(model, "queue"),
-                    k.dead_letters,
-                    k.transitions,
+        k, token, successor, length = self.keys, uuid.uuid4().hex, "", 0
+        while True:
+            after = successor or incident
+            now = rfc3339(SystemClock().now())
+            reply = self._scripts.run(
+                "acquire",
+                [
+                    *[k.activations, k.wf(incident), k.model(model), k.model(model, "queue"), k.dead_letters],
+                    *[k.transitions, k.wf(incident, "signals"), k.wf(incident, "events"), k.counts],
+                    *[k.model(model, "verifying"), k.timers, k.wf(incident, "keys"), k.index, k.ids],
+                    *[k.model(model, "incidents"), k.wf(after), k.wf(after, "events"), k.wf(after, "keys")],
                 ],
-                *[k.wf(incident, "signals"), k.wf(incident, "events"), k.counts, k.model(model, "verifying"), k.timers],
-            ],
-            [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, uuid.uuid4().hex],
-        )
+                [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, token, successor, now],
+            )
+            if reply[0] not in {b"UNSEEN", b"COLLISION"}:
+                break
+            length += reply[0] == b"COLLISION"
+            successor = f"inc-{reply[1].decode()[: _ID_LENGTHS[length]]}"
         if reply[0] != b"OK":
             return None
         about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}

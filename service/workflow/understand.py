@@ -27,8 +27,10 @@ REHEARSED_ACTIONS = frozenset({ActionName.RETRAIN, ActionName.ROLLBACK})
 def take_in(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """received -> triaged: the events that came, the model they are about, and whether its window can be read."""
     events = [parse_event(raw) for raw in raws]
+    newest = events[-1]
+    # Everything that may have to be tried again comes first: what is noted below was looked at, whatever dies when.
+    champion, problem = _look(parts, incident.model, newest)
     for event in events[len(incident.events) :]:
-        incident.events.append({"source": event.source, "id": event.id, "type": event.type})
         incident.audit["event"] = parts.audit.append(
             "event",
             {"event": event.raw},
@@ -37,30 +39,36 @@ def take_in(parts: Parts, incident: Incident, raws: list[str]) -> State:
             correlation_id=incident.correlation_id,
         )
         incident.note(parts.clock, "event", f"{event.kind} from {event.source}", SERVICE)
-    newest = events[-1]
-    data = newest.model_dump(mode="json")["data"]
-    incident.event = data
+    incident.event = newest.model_dump(mode="json")["data"]
     incident.environment = newest.data.environment
     incident.event_time = rfc3339(_moment(newest))
-    incident.problem = None
+    incident.champion_before, incident.problem = champion, problem
+    if problem:
+        incident.note(parts.clock, "event", f"cannot be handled: {problem}", SERVICE)
+    incident.events = [{"source": event.source, "id": event.id, "type": event.type} for event in events]
+    return State.TRIAGED
+
+
+def _look(parts: Parts, name: str, event: DriftEvent) -> tuple[int | None, str | None]:
+    """The champion that the event is about, and why the event cannot be handled (None: it can). Raises Retry."""
+    champion = None
     try:
-        model = parts.settings.watched(incident.model)
-        if model.environment != newest.data.environment:
+        model = parts.settings.watched(name)
+        if model.environment != event.data.environment:
             raise BadInput(
-                f"environment of model `{model.name}`", got=newest.data.environment, expected=f"`{model.environment}`"
+                f"environment of model `{model.name}`", got=event.data.environment, expected=f"`{model.environment}`"
             )
-        incident.champion_before = parts.registry.champion(model)
-        if incident.champion_before is None:
+        champion = parts.registry.champion(model)
+        if champion is None:
             raise NotFound(
                 f"model `{model.name}` has no champion",
                 got=f"no alias `champion` on `{model.registered_model}`",
                 expected="a registered version behind it (driftwarden models register)",
             )
-        _check_files(parts, model, newest)
+        _check_files(parts, model, event)
     except BadInput as error:
-        incident.problem = error.diagnostics()
-        incident.note(parts.clock, "event", f"cannot be handled: {incident.problem}", SERVICE)
-    return State.TRIAGED
+        return champion, error.diagnostics()
+    return champion, None
 
 
 def _moment(event: DriftEvent) -> Any:

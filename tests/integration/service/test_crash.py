@@ -176,10 +176,20 @@ def test_an_effect_that_never_answers_is_given_up(world: Any) -> None:
     assert world.parts.ledger.running() == []
 
 
-def test_a_crash_loop_without_a_word_frees_what_it_reserved(world: Any) -> None:
-    """Where workers die before any commit, the store ends the incident; its reservation is settled, and the log told."""
+@pytest.mark.parametrize("last_word_dies", [False, True])
+def test_a_crash_loop_frees_what_it_reserved_and_is_told(world: Any, last_word_dies: bool) -> None:
+    """Where workers die before any commit, the store ends the incident, and the next worker closes its books.
+
+    Where that kills it too, the backstop settles the reservation and writes the record.
+    """
     from driftwarden.service.workflow.process import free_reservations
 
+    def die_settling(incident: str) -> None:
+        raise Crash(f"settling {incident}")
+
+    settle = world.parts.ledger.abandon
+    if last_word_dies:
+        world.parts.ledger.abandon = die_settling
     world.send()
     with pytest.raises(Crash):
         world.run(world.worker(fail_point=dying_at("committed:executing")))
@@ -191,9 +201,11 @@ def test_a_crash_loop_without_a_word_frees_what_it_reserved(world: Any) -> None:
     failed = world.incidents()[-1]
     assert failed.state == "failed"
     assert "workers died" in failed.problem
-    assert free_reservations(world.parts, world.store) == [failed.id]
+    world.parts.ledger.abandon = settle
+    assert free_reservations(world.parts, world.store) == ([failed.id] if last_word_dies else [])
     assert world.parts.ledger.running() == []
-    assert world.records("close")[-1]["incident"] == failed.id
+    assert [one["incident"] for one in world.records("close")] == [failed.id]
+    assert last_word_dies or f"{failed.id}:failed" in world.silent.messages
 
 
 def test_a_store_s_crash_loop_can_be_retried(world: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from driftwarden.audit import verify
+from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import BadInput
@@ -59,7 +60,10 @@ def test_harm_is_undone_once(world: Any) -> None:
     assert (incident.state, incident.helped) == ("undone", False)
     assert world.plant.champions["m"] == 1
     assert len(world.plant.moves) == 2
-    assert world.parts.ledger.entries()[incident.id]["failed"] is True
+    harmful, undo = (world.parts.ledger.entries()[key] for key in (f"{incident.id}#1", incident.id))
+    assert (harmful["failed"], undo["undo"]) == (True, True)
+    seen = world.parts.ledger.facts("inc-other", model="m", now=rfc3339(world.clock.now()), caps=world.parts.caps())
+    assert (seen["recent_runs"], seen["recent_failures"], seen["last_action_failed"]) == (1, 1, True)
     assert world.parts.ledger.track_record(model="m", action="retrain")["failures"] == 1
 
 
@@ -70,6 +74,9 @@ def test_reported_figures_settle_and_teach_nothing(world: Any) -> None:
     world.report(uri=None, value=0.83)
     world.clock.advance(hours=2)
     world.run()
+    assert (world.only().state, world.only().verification.verdict) == ("verifying", "reported")
+    assert [one["body"]["basis"] for one in world.records("settlement")] == ["reported"]
+    world.later(days=30)
     incident = world.only()
     assert (incident.state, incident.verification.verdict, incident.helped) == ("resolved", "reported", None)
     assert [one["body"]["basis"] for one in world.records("settlement")] == ["reported"]
@@ -176,9 +183,7 @@ def test_rejected_is_final_for_that_plan(world: Any) -> None:
     event = world.event()
     world.send(event)
     world.run()
-    request = world.pending()
-    world.parts.approvals.refuse(request.id, by="bob", groups=("risk",), reason="no")
-    world.store.wake(request.incident, "approval")
+    world.reject("bob", group="risk", reason="no")
     world.run()
     assert world.only().state == "rejected"
     world.ask("retry")
@@ -199,7 +204,7 @@ def test_nobody_answers_and_nothing_is_done(world: Any) -> None:
     assert world.only().state == "expired"
     assert world.plant.done == {}
     with pytest.raises(BadInput, match="expired"):
-        world.parts.approvals.grant(request.id, by="ada", groups=("ml-oncall",), reason="late")
+        world.parts.approvals.grant(request.id, world.people.say(request, reason="late"))
 
 
 def test_halt_before_the_approval_stops_it_and_says_why(world: Any) -> None:
@@ -229,7 +234,7 @@ def test_more_drift_while_it_waits_makes_another_request(world: Any) -> None:
     assert world.pending().id != old.id
     assert world.parts.approvals.get(old.id).state == "superseded"
     with pytest.raises(BadInput, match="superseded"):
-        world.parts.approvals.grant(old.id, by="ada", groups=("ml-oncall",), reason="late")
+        world.parts.approvals.grant(old.id, world.people.say(old, reason="late"))
     assert len(world.only().events) == 2
 
 
@@ -240,9 +245,8 @@ def test_an_approval_of_one_plan_lifts_nothing_for_another(world: Any) -> None:
     world.run()
     old = world.pending()
     world.script.candidates = (Candidate(id="c1", action=ActionName.RETRAIN, params={"strategy": "recent"}),)
-    world.script.on_advise = lambda: world.parts.approvals.grant(
-        old.id, by="ada", groups=("ml-oncall",), reason="the old one"
-    )
+    word = world.people.say(old, reason="the old one")
+    world.script.on_advise = lambda: world.parts.approvals.grant(old.id, word)
     world.send()
     world.run()
     assert world.plant.done == {}

@@ -44,9 +44,10 @@ def store(client: Redis) -> WorkflowStore:
     return WorkflowStore(client)
 
 
-def drift(number: int | str, model: str = "m") -> DriftEvent:
+def drift(number: int | str, model: str = "m", environment: str = "production") -> DriftEvent:
     """A drift event."""
-    document = build_event({"model": model, "kind": "data_drift"}, source="test", id=str(number), time=NOW)
+    data = {"model": model, "kind": "data_drift", "environment": environment}
+    document = build_event(data, source="test", id=str(number), time=NOW)
     return parse_event(json.dumps(document))
 
 
@@ -365,9 +366,57 @@ def test_an_incident_that_failed_is_not_joined(client: Redis) -> None:
     store = WorkflowStore(client, crashes_max=0)
     opened = admit(store, drift(1))
     expire(client, claim(store, "a"))
-    assert nothing(store, "b")
+    last_word = claim(store, "b")
     assert store.get(opened.incident).state == "failed"
+    assert [signal.why for signal in last_word.signals] == ["crash-loop"]
     assert admit(store, drift(2)).kind == "opened"
+    expire(client, last_word)  # it kills whoever closes its books, too: then it is left alone
+    assert claim(store, "c").incident != opened.incident
+    assert nothing(store, "d")
+
+
+def test_what_joined_a_crash_loop_is_not_lost(client: Redis) -> None:
+    """Events that the failing incident never weighed open the next one, which goes on where they say."""
+    store = WorkflowStore(client, crashes_max=0)
+    opened = admit(store, drift(1))
+    held = claim(store, "a")
+    held = store.commit(held, state="triaged", doc={}, disposition="go", accepting=True)
+    for number in (2, 3):
+        assert admit(store, drift(number)).kind == "joined"
+    expire(client, held)
+    last_word = claim(store, "b")
+    step(store, last_word, "failed", "finish", handled=last_word.signals)
+    held = claim(store, "b")
+    failed = store.get(opened.incident)
+    assert (failed.state, failed.successor, len(failed.events)) == ("failed", held.incident, 1)
+    assert [json.loads(raw)["id"] for raw in held.events] == [json.loads(drift(n).raw)["id"] for n in (2, 3)]
+    assert store.get(held.incident).predecessor == opened.incident
+    assert admit(store, drift(4)).incident == held.incident
+
+
+def test_an_event_that_kills_whoever_reads_it_ends_once(client: Redis) -> None:
+    """The first event of an incident always ends with it: each of a row of poisonous ones has one incident, and no more."""
+    store = WorkflowStore(client, crashes_max=0)
+    admit(store, drift(1))
+    held = claim(store, "a")
+    for number in (2, 3):
+        admit(store, drift(number))
+    for worker in "bcdefghi":
+        expire(client, held)
+        again = store.claim(worker, block_ms=0, lease_ms=LEASE_MS)
+        if again is None:
+            break
+        held = again
+    assert store.counts() == {"failed": 3}
+    assert len(client.xrange("driftwarden:dead-letters")) == 3
+
+
+def test_drift_of_another_environment_does_not_join(store: WorkflowStore) -> None:
+    """A staging model's drift says nothing about production's, and must not change its incident."""
+    production, staging = admit(store, drift(1)), admit(store, drift(2, environment="staging"))
+    assert staging.kind == "opened"
+    assert admit(store, drift(3)).incident == production.incident
+    assert admit(store, drift(4, environment="staging")).incident == staging.incident
 
 
 def test_an_admission_settles_its_entry(client: Redis, store: WorkflowStore) -> None:
@@ -550,6 +599,8 @@ def test_a_document_that_was_tampered_with_stops_nobody(client: Redis) -> None:
     client.hset(f"driftwarden:wf:{broken.incident}", "lease", 0)
     assert nothing(store)
     assert store.get(broken.incident).state == "failed"
+    client.hset(f"driftwarden:wf:{broken.incident}", "lease", 0)  # the last word about it cannot be read either
+    assert nothing(store)
     assert client.xlen("driftwarden:dead-letters") == 1
     client.xadd("driftwarden:activations", {"incident": "inc-none", "model": "m"})
     client.xadd("driftwarden:activations", {"nonsense": b"\xff"})

@@ -9,7 +9,8 @@ from driftwarden.service.workflow.transitions import ARROWS, JOINABLE, TERMINAL,
 
 MAP = (
     "received triaged investigated planned rehearsed decided executing verifying resolved",
-    "verifying undone",
+    # To take an effect back is an effect: it passes through `executing`, decided and written down like any other.
+    "verifying executing undone",
     "decided awaiting_approval approved executing",
     "awaiting_approval rejected",
     "awaiting_approval expired",

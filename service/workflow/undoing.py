@@ -1,0 +1,119 @@
+"""Taking an effect back: planned, decided, reserved and written down like any other effect, then given to its `undo`.
+
+Whoever wants it (a person, or the service where later labels show harm), the policy decides it with fresh facts: under a
+halt or in a deny window nothing moves, and people are asked. What comes of it never loses the incident: where it is not
+done, the incident stands again where it stood before.
+"""
+
+from typing import Any
+
+from driftwarden.contracts.base import ActionName
+from driftwarden.contracts.effects import Verification
+from driftwarden.contracts.findings import Candidate
+from driftwarden.errors import Refused
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.transitions import State
+
+VERSION_ACTIONS = frozenset(
+    {ActionName.RETRAIN, ActionName.ROLLBACK, ActionName.FALLBACK_MODEL, ActionName.RECALIBRATE}
+)
+CANDIDATES_MAX = 6
+
+# What an undo puts its own in place of, and what stands again where it is not done.
+_REPLACED = (
+    "chosen",
+    "confidence",
+    "facts",
+    "decision",
+    "outcome",
+    "approval",
+    "asked",
+    "intent",
+    "champion_before",
+)
+
+
+def propose(
+    parts: Parts, incident: Incident, *, by: str | None, rationale: str, harm: Verification | None = None
+) -> None:
+    """Make taking the effect back the incident's plan; raises Refused where nothing of it is left to take back.
+
+    `by`: the person who asks, None for the service itself. Confidence is the measured probability that it harmed
+    (`harm`); nothing measures a person's wish, so then it is unknown, the policy escalates, and others sign.
+    """
+    result, plan, intent = incident.result, incident.plan, incident.intent
+    if result is None or plan is None or intent is None or not result.changed:
+        raise Refused("there is nothing to undo: the incident changed nothing")
+    champion = parts.registry.champion(parts.settings.watched(incident.model))
+    action, params = result.action, dict[str, Any](undo=incident.id)
+    if action in VERSION_ACTIONS:
+        if champion != result.after:
+            raise Refused(f"version {result.after} is no longer the champion: version {champion} is")
+        action, params = ActionName.ROLLBACK, params | {"to_version": result.before}
+    number = max(int(one.id[1:]) for one in plan.candidates) + 1
+    candidate = Candidate(id=f"c{number}", action=action, params=params, rationale=rationale)
+    returns = incident.model_dump(mode="json", include={*_REPLACED, "state"})
+    incident.undo_of = {
+        "request": intent.request,
+        "result": result.model_dump(mode="json"),
+        "by": by,
+        "performance": _loss(harm),
+        "returns": returns,
+    }
+    incident.plan = plan.model_copy(update={"candidates": (*plan.candidates[: CANDIDATES_MAX - 1], candidate)})
+    for name in _REPLACED:
+        setattr(incident, name, None)
+    incident.chosen, incident.champion_before = candidate.id, champion
+    win = harm.comparison.win_probability if harm and harm.comparison else None
+    incident.confidence = None if win is None else round(1.0 - win, 6)
+    incident.attempts = 0
+
+
+def _loss(harm: Verification | None) -> dict[str, Any]:
+    """What the effect cost, as the measurement `performance` has it; empty (unknown) where nothing was measured."""
+    found = harm.comparison if harm else None
+    if found is None or found.relative_gain is None:
+        return {}
+    return {
+        "relative_loss": min(1.0, max(0.0, -found.relative_gain)),
+        "reference": found.champion_score,
+        "current": found.challenger_score,
+        "higher_is_better": found.higher_is_better,
+        "labelled_rows": found.rows,
+        "rows_current": found.rows,
+    }
+
+
+def give_back(parts: Parts, incident: Incident, why: str) -> State:
+    """It is not taken back: the incident stands again where it stood."""
+    assert incident.undo_of is not None
+    before = dict(incident.undo_of["returns"])
+    earlier = Incident.model_validate(incident.to_store() | before)
+    for name in _REPLACED:
+        setattr(incident, name, getattr(earlier, name))
+    incident.undo_of = None
+    incident.note(parts.clock, "result", f"not undone: {why}", SERVICE)
+    return State(before["state"])
+
+
+def leave(parts: Parts, incident: Incident, why: str) -> State:
+    """It will not be taken back: where the service wanted it, for harm, people are told, and the incident ends."""
+    assert incident.undo_of is not None
+    by_hand = incident.undo_of["by"] is not None
+    state = give_back(parts, incident, why)
+    if by_hand:
+        return state
+    tell_harm_stands(parts, incident, why)
+    return State.RESOLVED
+
+
+def tell_harm_stands(parts: Parts, incident: Incident, why: str) -> None:
+    """An effect harmed and stands: somebody must know."""
+    parts.notifier.notify(
+        f"harm stands on {incident.model}",
+        f"the effect of {incident.id} harmed and was not undone: {why}\n"
+        f'driftwarden incidents undo {incident.id} --reason "..."',
+        key=f"{incident.id}:harm",
+        fields={"incident": incident.id, "correlation_id": incident.correlation_id},
+    )
