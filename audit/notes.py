@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driftwarden.errors import BadInput, NotInstalled
+from driftwarden.errors import BadInput, NotInstalled, unreadable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -136,7 +136,7 @@ def read_public_key(path: Path) -> bytes:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput("verifier key", got=type(error).__name__, expected="a text file", where=str(path)) from None
+        raise BadInput("verifier key", got=unreadable(error), expected="a text file", where=str(path)) from None
     return parse_verifier_key(text.partition("\n")[0], where=str(path))
 
 

@@ -88,8 +88,8 @@ def story(directory: Path, id: str, *, skip_damaged: bool = False) -> list[Recor
     An incident's story holds its own records and those of its events that name no incident. Raises NotFound, and
     BadInput where a prefix is ambiguous.
     """
-    if len(id) < 2:
-        raise BadInput("incident or correlation id", got=id, expected="at least two characters")
+    if not id:
+        raise BadInput("incident or correlation id", got="nothing", expected="an id, or a prefix of an incident's")
     near = list(_documents(directory, skip_damaged=skip_damaged, needles=[_needle(id)]))
     by_correlation = HEX_32.fullmatch(id) and any(document["correlation_id"] == id for document in near)
     if by_correlation:

@@ -122,7 +122,8 @@ def _approval(body: _Body) -> str:
 
 def _intent(body: _Body) -> str:
     before = f", champion now {body['before']}" if isinstance(body.get("before"), int | str) else ""
-    return f"about to {'undo ' if body.get('undo') else ''}{_action(body)}{before}"
+    model = f" {body['model']}" if body["action"] == "register" and body.get("model") else ""
+    return f"about to {'undo ' if body.get('undo') else ''}{_action(body)}{model}{before}"
 
 
 def _result(body: _Body) -> str:

@@ -66,7 +66,7 @@ def show(id: str, as_json: bool) -> None:
     from driftwarden.service.workflow.incident import show_view
 
     with open_views() as views:
-        incident = incident_of(views.store.get(views.store.find(id)))
+        incident = incident_of(views.store.get(views.store.find(_prefix(id))))
         url = trace_url(views.settings, incident.correlation_id)
     if as_json:
         print_json(show_view(incident, url))
@@ -108,6 +108,11 @@ def watch(count: int | None, as_json: bool) -> None:
                 return
 
 
+def _prefix(id: str) -> str:
+    """What was typed as a prefix of ids: the first letters of `inc-` begin every one of them."""
+    return "inc-" if id and "inc-".startswith(id) else id
+
+
 def until_interrupted(changes: Iterator[Change]) -> Iterator[Change]:
     """Everything up to a Ctrl-C, which is how one stops watching and no fault."""
     with contextlib.suppress(KeyboardInterrupt):
@@ -123,7 +128,7 @@ def _by_hand(id: str, what: str, reason: str, as_json: bool) -> None:
 
     why = check_reason(reason)
     with open_views() as views:
-        incident = views.store.find(id)
+        incident = views.store.find(_prefix(id))
         record = views.store.get(incident)
         check_request(record.state, what, changed=bool((record.doc.get("result") or {}).get("changed")))
         views.store.wake(incident, what, {"by": getpass.getuser(), "reason": why})

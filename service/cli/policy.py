@@ -309,10 +309,9 @@ def _show_replay(report: "ReplayReport") -> None:
         ("cannot be made again", report.faults),
     ):
         for item in items:
-            about = f"{item.ts} {item.incident} {item.action} of {item.model}"
-            why = (
-                item.fault or f"{item.before} -> {item.after} ({', '.join(item.differs_in)}), costs {item.cost_usd} USD"
-            )
+            about = f"{item.ts} {item.incident} {item.action or 'no action'} for {item.model or 'no model'}"
+            costs = "" if item.cost_usd is None else f", costs {item.cost_usd} USD"
+            why = item.fault or f"{item.before} -> {item.after} ({', '.join(item.differs_in)}){costs}"
             terminal.print(Text(safe_text(f"{title}: {about}: {why}")))
     if report.other_policy:
         before, after = decimal_text(report.cost_before), decimal_text(report.cost_after)

@@ -3,6 +3,9 @@
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from driftwarden.errors import BadInput
 from driftwarden.service.cli.common import safe_text
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.transitions import State
@@ -30,7 +33,14 @@ VERDICT_STYLE = {"pass": "green", "fail": "red", "unknown": "yellow", "not_appli
 def incident_of(record: "IncidentRecord") -> Incident:
     """The incident's document; one that no worker has touched yet is made up from its record."""
     if record.doc:
-        incident = Incident.model_validate(record.doc)
+        try:
+            incident = Incident.model_validate(record.doc)
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+            expected = "a record of this version of driftwarden (another one is at work)"
+            raise BadInput(
+                f"incident {record.id}", got=f"a record whose `{field}` differs", expected=expected
+            ) from None
         if record.reason and record.state == "failed":
             incident.problem = incident.problem or record.reason
         return incident.model_copy(update={"state": State(record.state)})
