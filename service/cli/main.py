@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("monitor:monitor", "Compare a window with a reference (Evidently), publish what drifted."),
     "incidents": ("incidents:incidents", "What happened to each event, step by step."),
     "approvals": ("approvals:approvals", "The queue of plans that wait for a person."),
+    "approvers": ("approvers:approvers", "Who may approve, and with which keys."),
     "models": ("models:models", "Models under watch: list, show, register."),
     "policy": ("policy:policy", "Check, decide, test and replay policies."),
     "audit": ("audit:audit", "Verify, show and export the decision log."),

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from driftwarden.clock import rfc3339
-from driftwarden.errors import BadInput, NotFound
+from driftwarden.errors import BadInput, NotFound, Retry
 from driftwarden.service.signing.keys import check_name
 from driftwarden.service.signing.sshsig import PublicKey, parse_public
 from driftwarden.settings import Approver, ApproverKey, Settings, load_settings
@@ -27,19 +27,35 @@ def read_roster(settings: Settings) -> dict[str, Approver]:
     return load_settings(environ).approvers
 
 
+def roster_in_force(settings: Settings) -> dict[str, Approver]:
+    """As `read_roster`, for a running service; raises Retry where the settings do not load just now: nobody is believed."""
+    try:
+        return read_roster(settings)
+    except BadInput as error:
+        raise Retry(f"who may approve cannot be read: {error.diagnostics()}") from None
+
+
 def keys_of(approver: Approver) -> frozenset[PublicKey]:
     """The keys that count now; raises BadInput where one is not a key."""
     return frozenset(parse_public(one.public) for one in approver.keys if one.revoked_at is None)
 
 
 def enrol(
-    settings: Settings, name: str, groups: tuple[str, ...], key: PublicKey, now: datetime, *, first: bool = False
+    settings: Settings,
+    name: str,
+    groups: tuple[str, ...],
+    key: PublicKey,
+    now: datetime,
+    *,
+    first: bool = False,
+    announce: Callable[[Approver], object] = lambda entry: None,
 ) -> Approver:
     """List this key for this person; returns the entry as it then is. Groups are added to the ones that were there.
 
-    Raises BadInput where the key is someone else's, or was revoked: whoever lost a key needs another one. `first`: also
-    where anybody at all is listed by now.
+    `announce` hears the entry before it is written. Raises BadInput where the key is someone else's, or was revoked:
+    whoever lost a key needs another one. `first`: also where anybody at all is listed by now.
     """
+    check_name(name)
     with _changing(settings) as listed:
         if first and listed:
             names = ", ".join(sorted(listed))
@@ -59,7 +75,8 @@ def enrol(
         if key not in keys_of(there):
             keys = (*keys, ApproverKey(public=key.line, enrolled_at=rfc3339(now)))
         entry = Approver(groups=tuple(dict.fromkeys((*there.groups, *groups))), keys=keys)
-        _write(settings, check_name(name), entry)
+        announce(entry)
+        _write(settings, name, entry)
     return entry
 
 

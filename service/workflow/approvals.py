@@ -1,40 +1,48 @@
-"""The queue of plans that wait for people: requests bound to a digest of everything they approve, and their grants.
+"""The queue of plans that wait for people: requests bound to a digest of everything they approve, and their signed answers.
 
 Hash `<prefix>approvals`: `apr-<12 hex>` -> the JSON of one `ApprovalRequest`. A request changes state only through a
 compare-and-set on its stored bytes, so two people at once never overwrite each other.
+
+Nothing that stands there is believed: what a request asks for must be what its digest says, the digest must be that of
+what the incident would do under the policy as it is, and an answer counts where its signature holds (docs/approvals.md).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from driftwarden.clock import Clock, parse_rfc3339, rfc3339
-from driftwarden.contracts.decision import Decision
+from driftwarden.contracts.decision import ApprovalTerms, Decision
 from driftwarden.errors import BadInput, NotFound, Retry
+from driftwarden.service.signing.grants import Grant, Question, Verdict, fault_of, signer
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.settings import Approver
 from driftwarden.strict import digest, plain
+
+log = logging.getLogger(__name__)
 
 ApprovalState = Literal["pending", "approved", "rejected", "expired", "superseded", "executed"]
 
 
-class Grant(BaseModel):
-    """One person's word, in one group of the policy."""
+def _moment(text: str) -> str:
+    parse_rfc3339(text)
+    return text
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: str
-    group: str
-    at: str
-    reason: str
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class ApprovalRequest(BaseModel):
-    """What is asked, of whom, until when, and why it was not simply done."""
+    """What is asked, of whom, until when, and why it was not simply done.
+
+    `bound` is the document that `digest` is the digest of; the fields that repeat it are for reading, and must agree.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,13 +54,14 @@ class ApprovalRequest(BaseModel):
     params: dict[str, Any]
     candidate: str
     digest: str
+    bound: dict[str, Any] = {}
     state: ApprovalState = "pending"
     required: int
     groups: tuple[str, ...]
     granted: tuple[Grant, ...] = ()
     refused: Grant | None = None
-    requested_at: str
-    expires_at: str
+    requested_at: Moment
+    expires_at: Moment
     cost_usd: Decimal
     benefit_usd: Decimal | None = None
     confidence: float | None = None
@@ -65,46 +74,149 @@ class ApprovalRequest(BaseModel):
         document: dict[str, Any] = plain(self.model_dump(mode="python", exclude={"groups", "refused", "candidate"}))
         return document | {"from": list(self.groups), "refused": self.refused.model_dump() if self.refused else None}
 
+    @property
+    def question(self) -> Question:
+        """What every signed answer must repeat."""
+        return Question(
+            approval=self.id,
+            incident=self.incident,
+            model=self.model,
+            digest=self.digest,
+            requested_at=self.requested_at,
+        )
+
+    def altered(self) -> str | None:
+        """What does not agree with the digest, or None: a request that was changed where it is stored is nobody's."""
+        try:
+            if digest(self.bound) != self.digest:
+                return "digest"
+            said = _readable(self.bound, self.requested_at)
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            return "bound"
+        wrong = [name for name, value in said.items() if plain(getattr(self, name)) != plain(value)]
+        return ", ".join(wrong) or None
+
+
+def bound_document(incident: Incident, terms: ApprovalTerms, lifts: Sequence[str]) -> dict[str, Any]:
+    """Everything that an approval of this incident's plan approves (docs/approvals.md lists the fields)."""
+    candidate, undo = incident.candidate, incident.undo_of
+    if candidate is None:
+        raise BadInput("nothing to approve", got=incident.id, expected="a plan")
+    window = incident.event.get("window") or {}
+    document: dict[str, Any] = plain(
+        {
+            "incident": incident.id,
+            "model": incident.model,
+            "environment": incident.environment,
+            "action": candidate.action.value,
+            "params": candidate.params,
+            "champion": incident.champion_before,
+            "challenger": candidate.params.get("to_version"),
+            "window": {name: window.get(name) for name in ("uri", "start", "end", "rows")},
+            "cost_usd": candidate.cost_usd,
+            "approvals": {
+                "required": terms.required,
+                "from": list(terms.from_),
+                "expires_after_seconds": terms.expires_after_seconds,
+            },
+            "lifts": sorted(lifts),
+            "undo": digest(plain([undo.get("request"), undo.get("result")])) if undo else None,
+            "requested_by": undo.get("by") if undo else None,
+        }
+    )
+    return document
+
+
+def _readable(bound: Mapping[str, Any], requested_at: str) -> dict[str, Any]:
+    """The fields of a request that follow from what it is bound to."""
+    terms = bound["approvals"]
+    return {
+        "id": approval_id(bound["incident"], digest(bound)),
+        "incident": bound["incident"],
+        "model": bound["model"],
+        "action": bound["action"],
+        "params": bound["params"],
+        "required": terms["required"],
+        "groups": terms["from"],
+        "expires_at": rfc3339(parse_rfc3339(requested_at) + timedelta(seconds=terms["expires_after_seconds"])),
+        "cost_usd": Decimal(bound["cost_usd"]),
+        "why": bound["lifts"],
+        "requested_by": bound["requested_by"],
+    }
+
+
+def approval_id(incident: str, digest: str) -> str:
+    """The same plan of the same incident is asked for under the same id."""
+    return "apr-" + hashlib.sha256(f"{incident}\n{digest}".encode()).hexdigest()[:12]
+
 
 def approval_digest(incident: Incident, decision: Decision) -> str:
     """Digest of everything that an approval of this incident's plan approves.
 
-    Another action, parameter, champion, window, tier's terms or failing rule makes another digest, and so another request.
+    Another action, parameter, version, window, cost, tier's terms or failing rule makes another digest, and so another
+    request.
     """
-    if incident.candidate is None or decision.approvals is None:
-        raise BadInput("nothing to approve", got=incident.id, expected="a plan, and a tier that says who may approve")
-    terms = decision.approvals
-    return _digest(incident, required=terms.required, groups=terms.from_, lifts=lifted_rules(decision))
+    if decision.approvals is None:
+        raise BadInput("nothing to approve", got=incident.id, expected="a tier that says who may approve")
+    return digest(bound_document(incident, decision.approvals, lifted_rules(decision)))
 
 
-def is_bound(incident: Incident, request: "ApprovalRequest") -> bool:
-    """True where what was asked is still what the incident would do: the digest of its present plan is the one approved."""
-    if incident.candidate is None:
+def is_bound(incident: Incident, request: ApprovalRequest, terms: ApprovalTerms | None) -> bool:
+    """True where what was asked is still what the incident would do, under the terms that its tier has now."""
+    if incident.candidate is None or terms is None:
         return False
-    return request.digest == _digest(incident, required=request.required, groups=request.groups, lifts=request.why)
-
-
-def _digest(incident: Incident, *, required: int, groups: Sequence[str], lifts: Sequence[str]) -> str:
-    candidate = incident.candidate
-    assert candidate is not None
-    window = incident.event.get("window") or {}
-    return digest(
-        {
-            "incident": incident.id,
-            "model": incident.model,
-            "action": candidate.action.value,
-            "params": plain(candidate.params),
-            "champion": incident.champion_before,
-            "window": {"uri": window.get("uri"), "start": window.get("start"), "end": window.get("end")},
-            "approvals": {"required": required, "from": list(groups)},
-            "lifts": sorted(lifts),
-        }
-    )
+    return request.digest == digest(bound_document(incident, terms, request.why))
 
 
 def lifted_rules(decision: Decision) -> tuple[str, ...]:
     """Ids of the rules that failed or were unknown and held the action back: what the signers see, and lift."""
     return tuple(rule.id for rule in decision.rules if rule.verdict in {"fail", "unknown"} and rule.effect is not None)
+
+
+def standing(request: ApprovalRequest, approvers: Mapping[str, Approver]) -> tuple[Grant, ...]:
+    """The grants that count: signed, by listed keys, of distinct persons with distinct keys, none of whom asked for it."""
+    if wrong := request.altered():
+        log.warning("approval %s was altered where it is stored: %s", request.id, wrong)
+        return ()
+    kept: dict[str, Grant] = {}
+    for grant in request.granted:
+        fault = _fault(request, grant, "approve", approvers)
+        if grant.by == request.requested_by:
+            fault = f"{grant.by} asked for it"
+        if grant.by in kept or grant.public_key in {one.public_key for one in kept.values()}:
+            fault = f"{grant.by} or this key counts already"
+        if fault:
+            log.warning("approval %s: a grant does not count: %s", request.id, fault)
+        else:
+            kept[grant.by] = grant
+    return tuple(kept.values())
+
+
+def approved_by(request: ApprovalRequest, approvers: Mapping[str, Approver]) -> tuple[Grant, ...] | None:
+    """The grants that count, where they are as many as what was signed asks for; else None."""
+    granted = standing(request, approvers)
+    return granted if granted and len(granted) >= request.required else None
+
+
+def refused_by(request: ApprovalRequest, approvers: Mapping[str, Approver]) -> Grant | None:
+    """The rejection, where it is someone's word; None where nobody signed it who may."""
+    if request.refused is None or request.altered():
+        return None
+    fault = _fault(request, request.refused, "reject", approvers)
+    if fault:
+        log.warning("approval %s: the rejection is nobody's word: %s", request.id, fault)
+    return None if fault else request.refused
+
+
+def _fault(request: ApprovalRequest, grant: Grant, verdict: Verdict, approvers: Mapping[str, Approver]) -> str | None:
+    return fault_of(
+        grant,
+        request.question,
+        verdict,
+        groups=request.groups,
+        expires_at=parse_rfc3339(request.expires_at),
+        approvers=approvers,
+    )
 
 
 class Approvals:
@@ -123,64 +235,65 @@ class Approvals:
         candidate, terms = incident.candidate, decision.approvals
         assert candidate is not None
         assert terms is not None
-        id = "apr-" + hashlib.sha256(f"{incident.id}\n{made}".encode()).hexdigest()[:12]
+        bound = bound_document(incident, terms, lifted_rules(decision))
+        id = approval_id(incident.id, made)
         for other in self.list():
             if other.incident == incident.id and other.id != id and other.state in {"pending", "approved"}:
                 self._change(other.id, lambda one: one.model_copy(update={"state": "superseded"}))
-        existing = self._load(id)
-        if existing is not None and existing[1].state in {"pending", "approved", "rejected"}:
-            return existing[1], False
-        now = self._clock.now()
-        request = ApprovalRequest(
-            id=id,
-            incident=incident.id,
-            correlation_id=incident.correlation_id,
-            model=incident.model,
-            action=candidate.action.value,
-            params=plain(candidate.params),
-            candidate=candidate.id,
-            digest=made,
-            required=terms.required,
-            groups=terms.from_,
-            requested_at=rfc3339(now),
-            expires_at=rfc3339(now + timedelta(seconds=terms.expires_after_seconds)),
-            cost_usd=candidate.cost_usd,
-            benefit_usd=candidate.benefit_usd,
-            confidence=incident.confidence,
-            why=lifted_rules(decision),
-            summary=summary,
-            requested_by=incident.undo_of.get("by") if incident.undo_of else None,
+        existing = self.find(id)
+        if existing is not None and _stands(existing):
+            return existing, False
+        requested_at = rfc3339(self._clock.now())
+        request = ApprovalRequest.model_validate(
+            _readable(bound, requested_at)
+            | {
+                "correlation_id": incident.correlation_id,
+                "candidate": candidate.id,
+                "digest": made,
+                "bound": bound,
+                "requested_at": requested_at,
+                "benefit_usd": candidate.benefit_usd,
+                "confidence": incident.confidence,
+                "summary": summary,
+            }
         )
         self._redis.hset(self._key, id, request.model_dump_json())
         return request, True
 
-    def grant(self, id: str, *, by: str, groups: tuple[str, ...], reason: str) -> ApprovalRequest:
-        """Add one person's approval; `approved` once enough distinct people of the tier's groups have given theirs."""
+    def grant(self, id: str, grant: Grant) -> ApprovalRequest:
+        """Add one person's signed approval; `approved` once as many distinct people as are required have given theirs.
+
+        What is refused here is told to the person at once; whether it counts is asked where it is used.
+        """
 
         def change(one: ApprovalRequest) -> ApprovalRequest:
-            group = self._seat(one, by, groups)
-            if one.requested_by == by:
-                raise BadInput(
-                    f"approval `{one.id}`", got=f"an approval by {by}, who asked for it", expected="another person"
-                )
-            if any(grant.by == by for grant in one.granted):
-                raise BadInput(f"approval `{one.id}`", got=f"a second approval by {by}", expected="another person")
-            granted = (*one.granted, Grant(by=by, group=group, at=rfc3339(self._clock.now()), reason=reason))
+            self._check(one, grant, "approve")
+            if one.requested_by == grant.by:
+                got = f"an approval by {grant.by}, who asked for it"
+                raise BadInput(f"approval `{one.id}`", got=got, expected="another person")
+            for other in one.granted:
+                if grant.by == other.by or grant.public_key == other.public_key:
+                    got = f"a second approval by {grant.by}" if grant.by == other.by else f"the key of {other.by}"
+                    raise BadInput(f"approval `{one.id}`", got=got, expected="another person")
+            granted = (*one.granted, grant)
             return one.model_copy(
                 update={"granted": granted, "state": "approved" if len(granted) >= one.required else "pending"}
             )
 
         return self._change(id, change)
 
-    def refuse(self, id: str, *, by: str, groups: tuple[str, ...], reason: str) -> ApprovalRequest:
-        """Reject: final for this digest."""
+    def refuse(self, id: str, grant: Grant) -> ApprovalRequest:
+        """Reject, signed: final for this digest."""
 
         def change(one: ApprovalRequest) -> ApprovalRequest:
-            group = self._seat(one, by, groups)
-            grant = Grant(by=by, group=group, at=rfc3339(self._clock.now()), reason=reason)
+            self._check(one, grant, "reject")
             return one.model_copy(update={"refused": grant, "state": "rejected"})
 
         return self._change(id, change)
+
+    def reopen(self, id: str, granted: tuple[Grant, ...]) -> ApprovalRequest:
+        """Back to `pending` with the grants that count: somebody wrote `approved` where too few had signed."""
+        return self._change(id, lambda one: one.model_copy(update={"state": "pending", "granted": granted}))
 
     def mark(self, id: str, state: ApprovalState) -> ApprovalRequest:
         """Set the state that the workflow reached (`executed`, `expired`, `superseded`)."""
@@ -196,33 +309,41 @@ class Approvals:
             raise NotFound("no such approval", got=id, expected="an id of `driftwarden approvals list`")
         raise BadInput("ambiguous approval", got=id, expected=f"one of: {', '.join(one.id for one in found[:5])}")
 
+    def find(self, id: str) -> ApprovalRequest | None:
+        """One request by its whole id; None where there is none, or nothing that is one."""
+        raw = self._redis.hget(self._key, id)
+        return None if raw is None else _read(id, raw)
+
     def list(self) -> list[ApprovalRequest]:
-        """Every request, oldest first."""
-        requests = [ApprovalRequest.model_validate_json(raw) for raw in self._redis.hvals(self._key)]
+        """Every request, oldest first; what is none is passed over."""
+        stored = self._redis.hgetall(self._key).items()
+        requests = [one for name, raw in stored if (one := _read(name.decode("utf-8", "replace"), raw)) is not None]
         return sorted(requests, key=lambda one: (one.requested_at, one.id))
 
     def is_expired(self, request: ApprovalRequest) -> bool:
         """True from the moment `expires_at` on."""
         return self._clock.now() >= parse_rfc3339(request.expires_at)
 
-    def _seat(self, one: ApprovalRequest, by: str, groups: tuple[str, ...]) -> str:
-        """The group for which this person may answer this request."""
-        self._check_open(one)
-        group = next((name for name in one.groups if name in groups), None)
-        if group is None:
-            got = f"groups: {', '.join(groups) or 'none'}"
-            raise BadInput(f"approver `{by}`", got=got, expected=f"one of: {', '.join(one.groups)}")
-        return group
-
-    def _check_open(self, one: ApprovalRequest) -> None:
+    def check_open(self, one: ApprovalRequest) -> None:
+        """Raise BadInput where a request cannot be answered any more, or is not what its digest says."""
         if one.state != "pending":
             raise BadInput(f"approval `{one.id}`", got=one.state, expected="a pending request")
+        if wrong := one.altered():
+            raise BadInput(
+                f"approval `{one.id}`", got=f"changed where it is stored: {wrong}", expected="what was asked"
+            )
         if self.is_expired(one):
             raise BadInput(f"approval `{one.id}`", got=f"expired at {one.expires_at}", expected="a pending request")
 
-    def _load(self, id: str) -> tuple[bytes, ApprovalRequest] | None:
-        raw = self._redis.hget(self._key, id)
-        return None if raw is None else (raw, ApprovalRequest.model_validate_json(raw))
+    def _check(self, one: ApprovalRequest, grant: Grant, verdict: Verdict) -> None:
+        self.check_open(one)
+        if grant.group not in one.groups:
+            got = f"group: {grant.group or 'none'}"
+            raise BadInput(f"approver `{grant.by}`", got=got, expected=f"one of: {', '.join(one.groups)}")
+        signer(grant, one.question, verdict)
+        if not parse_rfc3339(one.requested_at) <= _time_of(grant) <= parse_rfc3339(one.expires_at):
+            expected = f"a time from {one.requested_at} to {one.expires_at}: check this machine's clock"
+            raise BadInput("signed answer", got=f"one of {grant.at}", expected=expected)
 
     def _change(self, id: str, change: Callable[[ApprovalRequest], ApprovalRequest]) -> ApprovalRequest:
         for _ in range(20):
@@ -230,9 +351,10 @@ class Approvals:
                 try:
                     pipe.watch(self._key)
                     raw = pipe.hget(self._key, id)
-                    if raw is None:
+                    one = None if raw is None else _read(id, raw)
+                    if one is None:
                         raise NotFound("no such approval", got=id, expected="an id of `driftwarden approvals list`")
-                    changed = change(ApprovalRequest.model_validate_json(raw))
+                    changed = change(one)
                     pipe.multi()
                     pipe.hset(self._key, id, changed.model_dump_json())
                     pipe.execute()
@@ -240,3 +362,25 @@ class Approvals:
                     continue
                 return changed
         raise Retry(f"approval `{id}` kept changing under this request; try again")
+
+
+def _stands(existing: ApprovalRequest) -> bool:
+    """True where the same plan need not be asked for anew; a no is final, however it came to stand there."""
+    return existing.state == "rejected" or (existing.state in {"pending", "approved"} and not existing.altered())
+
+
+def _time_of(grant: Grant) -> datetime:
+    try:
+        return parse_rfc3339(grant.at)
+    except ValueError:
+        raise BadInput("signed answer", got=f"time {grant.at}", expected="RFC 3339 with a zone") from None
+
+
+def _read(id: str, raw: bytes) -> ApprovalRequest | None:
+    """A stored request; None, and a line in the log, where it is none or stands under another's id."""
+    try:
+        request = ApprovalRequest.model_validate_json(raw)
+    except (ValidationError, RecursionError):
+        log.warning("approval %.40s cannot be read: passed over", id)
+        return None
+    return request if request.id == id else None

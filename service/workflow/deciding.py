@@ -8,9 +8,11 @@ from driftwarden.contracts.decision import Decision
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import NotFound
-from driftwarden.service.workflow.approvals import ApprovalRequest, is_bound
+from driftwarden.service.signing.roster import roster_in_force
+from driftwarden.service.workflow.approvals import ApprovalRequest, approved_by, is_bound, refused_by, standing
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.incident import Incident, Intent
+from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
@@ -20,7 +22,9 @@ from driftwarden.service.workflow.undoing import give_back, leave
 ROUNDS_MAX = 3
 
 
-def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None) -> dict[str, Any]:
+def fresh_facts(
+    parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None, caps: Caps
+) -> dict[str, Any]:
     """The facts of a decision as they are now; `state.*` never counts this incident."""
     # The newest event that was taken in: one that came since then was not looked at, and decides nothing.
     taken = raws[: len(incident.events)] or raws
@@ -37,7 +41,7 @@ def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dic
         now=now,
         event=event,
         model=model,
-        state=parts.ledger.facts(incident.id, model=incident.model, now=now, caps=parts.caps()),
+        state=parts.ledger.facts(incident.id, model=incident.model, now=now, caps=caps),
         halted=parts.halts.is_halted(incident.model),
         track_record=track,
         approval=approval,
@@ -46,8 +50,9 @@ def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dic
 
 def decide(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None = None) -> Decision:
     """One decision of the policy in force from fresh facts, written to the audit log before anything follows from it."""
-    facts = fresh_facts(parts, incident, raws, approval)
+    # Taken once: the windows that facts are counted over are those of the policy that decides, whatever is reloaded meanwhile.
     policy = parts.policy()
+    facts = fresh_facts(parts, incident, raws, approval, Caps.of(policy.canonical()))
     decision = policy.decide(facts)
     document = decision.to_json()
     incident.audit["decision"] = parts.audit.append(
@@ -97,6 +102,8 @@ def carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dic
     assert incident.decision is not None
     outcome = Outcome(incident.decision["outcome"])
     if outcome is Outcome.EXECUTE:
+        # It waits here, where more drift still joins and nothing is reserved yet.
+        parts.require_agreement()
         broken = _reserve(parts, incident)
         if broken is None:
             withdraw(parts, incident, also_approved=False)
@@ -257,16 +264,23 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """awaiting_approval -> approved | rejected | expired, or triaged again where more drift has come meanwhile."""
     assert incident.approval is not None
     request = parts.approvals.get(incident.approval)
-    if request.state == "approved":
+    approvers = roster_in_force(parts.settings) if request.state in {"approved", "rejected"} else {}
+    if request.state == "approved" and (granted := approved_by(request, approvers)) is not None:
+        request = request.model_copy(update={"granted": granted})
         actor = Actor(kind="human", id=", ".join(grant.by for grant in request.granted))
         _record_approval(parts, incident, request, "approved", actor, cause="decision")
         incident.note(parts.clock, "approval", f"approved: {'; '.join(g.reason for g in request.granted)}", actor)
         return State.APPROVED
+    if request.state == "approved":
+        incident.note(parts.clock, "approval", f"{request.id}: called approved, and too few have signed it", SERVICE)
+        request = parts.approvals.reopen(request.id, standing(request, approvers))
     if request.state == "rejected":
-        refused = request.refused
-        actor = Actor(kind="human", id=refused.by if refused else "?")
+        refused = refused_by(request, approvers)
+        actor = Actor(kind="human", id=refused.by) if refused else SERVICE
+        said = refused.reason if refused else "nobody signed it; stopped all the same"
+        request = request.model_copy(update={"refused": refused, "granted": standing(request, approvers)})
         _record_approval(parts, incident, request, "rejected", actor, cause="decision")
-        incident.note(parts.clock, "approval", f"rejected: {refused.reason if refused else ''}", actor)
+        incident.note(parts.clock, "approval", f"rejected: {said}", actor)
         return leave(parts, incident, "people refused it") if incident.undo_of is not None else State.REJECTED
     if parts.approvals.is_expired(request):
         request = parts.approvals.mark(request.id, "expired")
@@ -281,6 +295,7 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
 
 def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """approved -> executing, or whatever fresh facts say: what the signers saw failing is lifted, nothing else."""
+    parts.require_agreement()
     facts = approval_facts(parts, incident)
     decision = decide(parts, incident, raws, approval=facts)
     if decision.outcome is not Outcome.EXECUTE:
@@ -290,14 +305,23 @@ def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
 
 def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
     """The fact `approval` of contract §4.10, where this incident's request was granted and not used up."""
-    if incident.approval is None:
+    request = parts.approvals.find(incident.approval) if incident.approval is not None else None
+    if request is None or incident.candidate is None or request.state != "approved":
         return None
-    request = parts.approvals.get(incident.approval)
-    if request.state != "approved" or parts.approvals.is_expired(request) or not is_bound(incident, request):
+    # What the tier asks for is asked of the policy as it is now: what stands in the store decides nothing.
+    about = {
+        "model": {"name": incident.model, "environment": incident.environment},
+        "finding": {"root_cause": incident.finding.root_cause.value if incident.finding else None},
+        "plan": {"action": incident.candidate.action.value},
+    }
+    if not is_bound(incident, request, parts.policy().decide(about).approvals) or parts.approvals.is_expired(request):
+        return None
+    granted = approved_by(request, roster_in_force(parts.settings))
+    if granted is None:
         return None
     return {
         "digest": request.digest,
-        "granted": [{"by": grant.by, "group": grant.group, "at": grant.at} for grant in request.granted],
+        "granted": [{"by": grant.by, "group": grant.group, "at": grant.at} for grant in granted],
         "lifts": list(request.why),
     }
 

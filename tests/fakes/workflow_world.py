@@ -30,6 +30,8 @@ from driftwarden.settings import Settings
 from driftwarden.stream.intake import Intake
 from driftwarden.stream.publisher import build_event
 
+from .approvers import People
+
 PREFIX = "driftwarden:"
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -301,6 +303,7 @@ class World:
                          ActionName.REFRESH_REFERENCE, ActionName.NOTIFY, ActionName.NONE)
         }  # fmt: skip
         self.parts = self._parts()
+        self.people = People(self.settings, self.clock)
         self._sent = 0
 
     @staticmethod
@@ -406,9 +409,15 @@ class World:
         return one
 
     def approve(self, by: str = "ada", **more: Any) -> None:
-        """Grant the incident's pending request, and wake it."""
+        """Sign the incident's pending request, and wake it."""
         request = self.pending()
-        self.parts.approvals.grant(request.id, by=by, groups=("ml-oncall",), reason="seen", **more)
+        self.parts.approvals.grant(request.id, self.people.say(request, by, **more))
+        self.store.wake(request.incident, "approval")
+
+    def reject(self, by: str = "bob", **more: Any) -> None:
+        """Refuse it, signed, and wake the incident."""
+        request = self.pending()
+        self.parts.approvals.refuse(request.id, self.people.say(request, by, verdict="reject", **more))
         self.store.wake(request.incident, "approval")
 
     def pending(self) -> Any:

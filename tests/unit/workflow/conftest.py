@@ -1,6 +1,8 @@
 """An incident, its decision, and a real Redis."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from driftwarden.contracts.findings import Candidate, Finding, Plan, Rehearsal
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the people of tests/fakes
 
 NOW = "2026-11-20T09:00:00.000000Z"
 
