@@ -335,6 +335,7 @@ def open_service(
             comparer=comparer,
             notifier=notifier,
             span=tracing.span,
+            require_agreement=agreement.require,
         )
         yield Service(
             settings=settings,

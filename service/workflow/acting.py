@@ -83,6 +83,7 @@ def _undo(parts: Parts, incident: Incident) -> State:
 
 
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:
+    parts.require_agreement()
     # From here on no event joins any more: this is the last moment to look at one that did.
     if look_again(parts, incident, raws):
         parts.ledger.release(incident.id)
@@ -91,6 +92,8 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     approval = approval_facts(parts, incident)
     decision = decide(parts, incident, raws, approval=approval)
     if decision.outcome is Outcome.EXECUTE:
+        # The last word before the intent: all hold the very policy that has just decided.
+        parts.require_agreement(decision.policy_digest)
         intend(parts, incident, "approval" if approval else "decision")
         incident.attempts += 1
         return State.EXECUTING
@@ -254,6 +257,7 @@ def _take_back(parts: Parts, incident: Incident, raws: list[str]) -> State:
     elif _patience_is_over(parts, incident):
         tell_harm_stands(parts, incident, "the policy held it back until the end of the verification")
         return State.RESOLVED
+    parts.require_agreement()
     try:
         propose(parts, incident, by=None, rationale="it harmed on later rows", harm=incident.verification)
     except Refused as error:

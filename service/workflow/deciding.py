@@ -12,6 +12,7 @@ from driftwarden.service.signing.roster import roster_in_force
 from driftwarden.service.workflow.approvals import ApprovalRequest, approved_by, is_bound, refused_by, standing
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.incident import Incident, Intent
+from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
@@ -21,7 +22,9 @@ from driftwarden.service.workflow.undoing import give_back, leave
 ROUNDS_MAX = 3
 
 
-def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None) -> dict[str, Any]:
+def fresh_facts(
+    parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None, caps: Caps
+) -> dict[str, Any]:
     """The facts of a decision as they are now; `state.*` never counts this incident."""
     # The newest event that was taken in: one that came since then was not looked at, and decides nothing.
     taken = raws[: len(incident.events)] or raws
@@ -38,7 +41,7 @@ def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dic
         now=now,
         event=event,
         model=model,
-        state=parts.ledger.facts(incident.id, model=incident.model, now=now, caps=parts.caps()),
+        state=parts.ledger.facts(incident.id, model=incident.model, now=now, caps=caps),
         halted=parts.halts.is_halted(incident.model),
         track_record=track,
         approval=approval,
@@ -47,8 +50,9 @@ def fresh_facts(parts: Parts, incident: Incident, raws: list[str], approval: dic
 
 def decide(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None = None) -> Decision:
     """One decision of the policy in force from fresh facts, written to the audit log before anything follows from it."""
-    facts = fresh_facts(parts, incident, raws, approval)
+    # Taken once: the windows that facts are counted over are those of the policy that decides, whatever is reloaded meanwhile.
     policy = parts.policy()
+    facts = fresh_facts(parts, incident, raws, approval, Caps.of(policy.canonical()))
     decision = policy.decide(facts)
     document = decision.to_json()
     incident.audit["decision"] = parts.audit.append(
@@ -98,6 +102,8 @@ def carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dic
     assert incident.decision is not None
     outcome = Outcome(incident.decision["outcome"])
     if outcome is Outcome.EXECUTE:
+        # It waits here, where more drift still joins and nothing is reserved yet.
+        parts.require_agreement()
         broken = _reserve(parts, incident)
         if broken is None:
             withdraw(parts, incident, also_approved=False)
@@ -289,6 +295,7 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
 
 def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """approved -> executing, or whatever fresh facts say: what the signers saw failing is lifted, nothing else."""
+    parts.require_agreement()
     facts = approval_facts(parts, incident)
     decision = decide(parts, incident, raws, approval=facts)
     if decision.outcome is not Outcome.EXECUTE:

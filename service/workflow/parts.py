@@ -93,6 +93,10 @@ class StreamTime:
 Span = Callable[..., AbstractContextManager[Any]]
 
 
+def _alone(digest: str | None = None) -> None:
+    del digest
+
+
 @contextmanager
 def _no_span(name: str, **attributes: Any) -> Iterator[None]:
     del name, attributes
@@ -121,6 +125,8 @@ class Parts:
     comparer: Comparer
     notifier: Notifier
     span: Span = field(default=_no_span)
+    # Raises Disagreed while workers hold different policies, or that of `digest` is not in force. Default: one process.
+    require_agreement: Callable[..., None] = field(default=_alone)
 
     def caps(self) -> Caps:
         """The caps of the policy in force."""

@@ -14,6 +14,7 @@ from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnw
 from driftwarden.service.workflow import acting, byhand, deciding, understand
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
+from driftwarden.service.workflow.policy_agreement import Disagreed
 from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
 from driftwarden.telemetry import correlation
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 CRASH_LOOP = "crash-loop"
 VERIFY_AGAIN_S = 300.0
+AGREE_AGAIN_S = 5.0
 RETRY_AFTER_S = (1.0, 5.0, 30.0, 120.0)
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
 
@@ -132,6 +134,8 @@ class Worker:
                 after = advance(self._parts, incident, claim, resumed=resumed)
         except (Fenced, LogUnwritable):
             raise
+        except Disagreed as error:
+            return self._wait(claim, incident, error)
         except (Retry, OSError, TimeoutError) as error:
             return self._again(claim, incident, error)
         except (GiveUp, Refused, AskHuman, BadInput) as error:
@@ -146,6 +150,15 @@ class Worker:
         self._fail_point(f"stepped:{name}")
         return after
 
+    def _wait(self, claim: Claim, incident: Incident, error: Disagreed) -> State | None:
+        """Parked until the workers agree, however long that takes: no failed try, and said once."""
+        reason = f"waits to execute: {error.diagnostics()}"
+        if not any(line["summary"].startswith("waits to execute") for line in incident.timeline[-1:]):
+            incident.note(self._parts.clock, "decision", reason, SERVICE)
+        log.info("incident %s", reason, extra={"incident": incident.id})
+        self._park(claim, incident, AGREE_AGAIN_S)
+        return None
+
     def _again(self, claim: Claim, incident: Incident, error: BaseException) -> State | None:
         reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
         incident.tries += 1
@@ -153,6 +166,10 @@ class Worker:
             return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {reason}")
         delay_s = RETRY_AFTER_S[min(incident.tries, len(RETRY_AFTER_S)) - 1]
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
+        self._park(claim, incident, delay_s)
+        return None
+
+    def _park(self, claim: Claim, incident: Incident, delay_s: float) -> None:
         self._store.commit(
             claim,
             state=incident.state.value,
@@ -162,7 +179,6 @@ class Worker:
             accepting=_accepts(incident),
             weighed=len(incident.events),
         )
-        return None
 
     def _commit(self, claim: Claim, incident: Incident, before: State) -> tuple[Claim, bool]:
         state = incident.state
