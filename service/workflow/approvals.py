@@ -168,6 +168,11 @@ def is_bound(incident: Incident, request: ApprovalRequest, terms: ApprovalTerms 
     return request.digest == digest(bound_document(incident, terms, request.why))
 
 
+def asked_as(request: ApprovalRequest) -> str:
+    """Which asking of a plan this is, as the incident remembers it: an older one of the same plan is another."""
+    return f"{request.id}@{request.requested_at}"
+
+
 def lifted_rules(decision: Decision) -> tuple[str, ...]:
     """Ids of the rules that failed or were unknown and held the action back: what the signers see, and lift."""
     return tuple(rule.id for rule in decision.rules if rule.verdict in {"fail", "unknown"} and rule.effect is not None)

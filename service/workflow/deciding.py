@@ -9,7 +9,14 @@ from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import NotFound
 from driftwarden.service.signing.roster import roster_in_force
-from driftwarden.service.workflow.approvals import ApprovalRequest, approved_by, is_bound, refused_by, standing
+from driftwarden.service.workflow.approvals import (
+    ApprovalRequest,
+    approved_by,
+    asked_as,
+    is_bound,
+    refused_by,
+    standing,
+)
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.ledger import Caps
@@ -264,6 +271,10 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """awaiting_approval -> approved | rejected | expired, or triaged again where more drift has come meanwhile."""
     assert incident.approval is not None
     request = parts.approvals.get(incident.approval)
+    if request.state == "approved" and incident.asked != asked_as(request):
+        # Somebody put an older request of this plan in the place of the one that was asked.
+        parts.approvals.mark(request.id, "superseded")
+        return ask(parts, incident)
     approvers = roster_in_force(parts.settings) if request.state in {"approved", "rejected"} else {}
     if request.state == "approved" and (granted := approved_by(request, approvers)) is not None:
         request = request.model_copy(update={"granted": granted})
@@ -308,13 +319,15 @@ def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
     request = parts.approvals.find(incident.approval) if incident.approval is not None else None
     if request is None or incident.candidate is None or request.state != "approved":
         return None
+    if incident.asked != asked_as(request) or parts.approvals.is_expired(request):
+        return None
     # What the tier asks for is asked of the policy as it is now: what stands in the store decides nothing.
     about = {
         "model": {"name": incident.model, "environment": incident.environment},
         "finding": {"root_cause": incident.finding.root_cause.value if incident.finding else None},
         "plan": {"action": incident.candidate.action.value},
     }
-    if not is_bound(incident, request, parts.policy().decide(about).approvals) or parts.approvals.is_expired(request):
+    if not is_bound(incident, request, parts.policy().decide(about).approvals):
         return None
     granted = approved_by(request, roster_in_force(parts.settings))
     if granted is None:

@@ -271,6 +271,24 @@ def test_no_attack_has_an_effect(asked: Any, attack: Callable[[Any, ApprovalRequ
     stays_undone(asked)
 
 
+def test_an_old_approval_is_not_taken_up_again(asked: Any) -> None:
+    """Two approved it, somebody closed the incident, and took it up later: the old request in the new one's place is none."""
+    old = asked.pending()
+    for who in ("ada", "bob"):
+        asked.approve(who)
+    signed = asked.client.hget(KEY, old.id)
+    asked.ask("close")
+    asked.run()
+    assert asked.only().state == "closed"
+    asked.clock.advance(seconds=1)
+    asked.ask("retry")
+    asked.run()
+    assert (asked.pending().id, asked.pending().granted) == (old.id, ())
+    asked.client.hset(KEY, old.id, signed)
+    stays_undone(asked)
+    assert asked.pending().requested_at > old.requested_at
+
+
 def test_the_policy_may_ask_for_more_than_was_signed(asked: Any) -> None:
     """Two signed, the tier now asks for three: it is asked anew, and the two count for nothing."""
     for who in ("ada", "bob"):

@@ -1,0 +1,103 @@
+"""The list of approvers on disk: read anew each time, changed by one at a time, never half written."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from driftwarden.errors import BadInput, Retry
+from driftwarden.service.signing.roster import enrol, keys_of, read_roster, revoke, roster_file, roster_in_force
+from driftwarden.service.signing.sshsig import PublicKey, public_of
+from driftwarden.settings import Settings
+
+NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A conf folder with nothing in it."""
+    return Settings(home=tmp_path, conf=tmp_path, audit_dir=tmp_path, policy_path=tmp_path / "p.yml")
+
+
+def new_key() -> PublicKey:
+    """Somebody's."""
+    return public_of(Ed25519PrivateKey.generate())
+
+
+def test_people_of_both_files_count_and_only_the_local_one_is_written(settings: Settings) -> None:
+    """Someone of conf/base gets a second key in conf/local and keeps the first; base stays as it was."""
+    base = settings.conf / "base" / "driftwarden" / "approvers.yml"
+    base.parent.mkdir(parents=True)
+    first, second = new_key(), new_key()
+    text = f"approvers:\n  ada:\n    groups: [risk]\n    keys: [{{public: {first.line} ada@plant}}]\n"
+    base.write_text(text)
+    assert keys_of(read_roster(settings)["ada"]) == {first}
+    enrol(settings, "ada", ("ml-oncall",), second, NOW)
+    entry = read_roster(settings)["ada"]
+    assert (entry.groups, keys_of(entry)) == (("risk", "ml-oncall"), {first, second})
+    assert base.read_text() == text
+    revoke(settings, "ada", "lost", NOW)
+    ended = read_roster(settings)["ada"]
+    assert keys_of(ended) == frozenset()
+    assert {(one.revoked_at, one.revoked_reason) for one in ended.keys} == {("2026-11-20T09:00:00.000000Z", "lost")}
+    with pytest.raises(BadInput, match="no key that counts"):
+        revoke(settings, "ada", "again", NOW)
+
+
+def test_enrolling_twice_changes_nothing(settings: Settings) -> None:
+    """The same key for the same person and group is there once."""
+    key = new_key()
+    once = enrol(settings, "ada", ("risk",), key, NOW)
+    assert enrol(settings, "ada", ("risk",), key, NOW) == once
+
+
+def test_many_at_once_are_all_there(settings: Settings) -> None:
+    """No enrolment overwrites another."""
+    names = [f"p{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: enrol(settings, name, ("risk",), new_key(), NOW), names))
+    assert sorted(read_roster(settings)) == names
+
+
+def test_what_cannot_be_announced_is_not_written(settings: Settings) -> None:
+    """The record stands before the list changes."""
+
+    def broken(entry: object) -> None:
+        raise OSError("log is full")
+
+    with pytest.raises(OSError, match="log is full"):
+        enrol(settings, "ada", ("risk",), new_key(), NOW, announce=broken)
+    assert read_roster(settings) == {}
+
+
+def test_a_key_has_one_owner_and_one_life(settings: Settings) -> None:
+    """Neither shared, nor taken up again after it was revoked."""
+    key = new_key()
+    enrol(settings, "ada", ("risk",), key, NOW)
+    with pytest.raises(BadInput, match="a key of ada"):
+        enrol(settings, "bob", ("risk",), key, NOW)
+    revoke(settings, "ada", "lost", NOW)
+    with pytest.raises(BadInput, match="revoked"):
+        enrol(settings, "ada", ("risk",), key, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("approvers: [", "not YAML"),
+        ("approvers:\n  ada: {groups: [risk], keys: [{public: ssh-rsa AAAA}]}", "approvers.ada.keys"),
+        ("approvers:\n  ada: {groups: [risk], key: x}", "approvers.ada.key"),
+        ("approvers:\n  ada: {groups: [risk]}\n  ada: {groups: [sales]}", "duplicate key"),
+    ],
+)
+def test_a_list_that_is_wrong_is_nobody_s(settings: Settings, text: str, said: str) -> None:
+    """One line with the place; a service tries again later, and believes nobody meanwhile."""
+    file = roster_file(settings)
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    for read, kind in ((read_roster, BadInput), (roster_in_force, Retry)):
+        with pytest.raises(kind, match=said) as caught:
+            read(settings)
+        assert "approvers.yml" in str(caught.value)
