@@ -80,7 +80,7 @@ def signer(grant: Grant, question: Question, verdict: Verdict) -> PublicKey:
     if grant.statement != message.decode():
         raise BadInput("signed answer", got="one to another request", expected=f"one to {question.approval}")
     key = verify(grant.signature, message, NAMESPACE)
-    if parse_public(grant.public_key) != key:
+    if grant.public_key != key.line:
         raise BadInput("signed answer", got="another public key", expected="the one that signed")
     return key
 

@@ -169,13 +169,14 @@ def twice_the_same_person(world: Any, request: ApprovalRequest) -> None:
 
 
 def twice_the_same_key(world: Any, request: ApprovalRequest) -> None:
-    """One key that is listed under two names by hand."""
+    """One key that is listed under two names by hand; also spelt differently."""
     file = world.settings.conf / "local" / "driftwarden" / "approvers.yml"
     line = public_of(key_of("ada")).line
     file.write_text(f"{file.read_text()}  eve:\n    groups: [risk]\n    keys: [{{public: {line}}}]\n")
-    write(world, request, state="approved", granted=(
-        world.people.say(request, "ada"), world.people.say(request, "eve", group="risk", key=key_of("ada"))
-    ))  # fmt: skip
+    ada, eve = world.people.say(request, "ada"), world.people.say(request, "eve", group="risk", key=key_of("ada"))
+    write(world, request, state="approved", granted=(ada, eve))
+    assert approval_facts(world.parts, world.only()) is None
+    write(world, request, state="approved", granted=(ada, eve.model_copy(update={"public_key": f"{line} eve"})))
 
 
 def after_its_time(world: Any, request: ApprovalRequest) -> None:
