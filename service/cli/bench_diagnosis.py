@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from driftwarden.errors import BadInput
-from driftwarden.service.cli.common import console, json_option, note, print_json
+from driftwarden.service.cli.common import console, json_option, note, print_json, require_service
 
 if TYPE_CHECKING:
     from driftwarden.service.streams import ReplayStream
@@ -48,6 +48,7 @@ def diagnosis(
     Example:
       driftwarden bench diagnosis --faults unit_change,stuck_values,none
     """
+    require_service()
     from driftwarden.service.bench_diagnosis import run
     from driftwarden.service.bench_faults import FAULTS
 

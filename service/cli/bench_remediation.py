@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driftwarden.service.cli.common import console, json_option, note, print_json
+from driftwarden.service.cli.common import console, json_option, note, print_json, require_service
 
 if TYPE_CHECKING:
     from driftwarden.service.streams import ReplayStream
@@ -67,6 +67,7 @@ def remediation(
     Example:
       driftwarden bench remediation --data elec2.parquet --target target --task classification --metric accuracy
     """
+    require_service()
     from driftwarden.service.bench_remediation import run
     from driftwarden.service.streams import table_stream
 

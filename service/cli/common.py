@@ -1,5 +1,6 @@
 """What every command shares: options, output on the right stream, the one way to say no."""
 
+import importlib.util
 import json
 import sys
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from driftwarden.errors import NotInstalled
 from driftwarden.strict import plain
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ class AnswerIsNo(click.exceptions.Exit):
     def __init__(self) -> None:
         """Exit code 1."""
         super().__init__(1)
+
+
+def require_service() -> None:
+    """Raise NotInstalled where the service's parts are absent, for commands that meet those of the monitor first."""
+    for module in ("mlflow", "chromadb", "cryptography", "skops"):
+        if importlib.util.find_spec(module) is None:
+            raise NotInstalled("service", module)
 
 
 def print_json(document: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driftwarden.service.cli.common import AnswerIsNo, console, json_option, print_json, safe_text
+from driftwarden.service.cli.common import AnswerIsNo, console, json_option, print_json, require_service, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +53,7 @@ def demo(stream: str, seed: int, windows: int | None, as_json: bool) -> None:
       driftwarden demo --seed 3
       driftwarden demo --stream elec2 --json
     """
+    require_service()
     from driftwarden.service.bootstrap import TELEMETRY_OFF
     from driftwarden.service.demo import demo_home, document, play, sum_up, write_conf
     from driftwarden.service.stage import open_stage
