@@ -7,6 +7,7 @@ nesting without end) is refused.
 
 import hashlib
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -22,11 +23,12 @@ def facts_digest(facts: Any) -> str:
 
     Raises BadInput where it is nested without end.
     """
+    parts: list[str] = []
     try:
-        text = _encode(facts)
+        _write(facts, parts.append)
     except RecursionError:
         raise BadInput("facts", got="nested too deeply", expected="at most some hundred levels") from None
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return "sha256:" + hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def canonical_facts(facts: Any) -> Any:
@@ -44,27 +46,49 @@ def canonical_facts(facts: Any) -> Any:
     return facts if facts is None or kind in (bool, int, str) else str(facts)
 
 
-def _encode(value: Any) -> str:
+def _write(value: Any, add: Callable[[str], None]) -> None:
+    """Hand the text of a value over, piece by piece."""
     kind = type(value)
     if kind is str:
-        return _quoted(string_text(value))
-    if kind is int or kind is float or kind is Decimal:
-        return f'"{number_text(value)}"'
-    if value is None:
-        return "null"
-    if kind is bool:
-        return "true" if value else "false"
-    if kind is dict:
-        return "{" + ",".join([name + _encode(value[key]) for key, name in _keys(tuple(value))]) + "}"
-    if kind is list or kind is tuple:
-        return "[" + ",".join([_encode(item) for item in value]) + "]"
-    return _encode(canonical_facts(value))
+        add(_quoted(string_text(value)))
+    elif kind is float or kind is int or kind is Decimal:
+        add(f'"{number_text(value)}"')
+    elif kind is dict:
+        _write_object(value, add)
+    elif value is None:
+        add("null")
+    elif kind is bool:
+        add("true" if value else "false")
+    elif kind is list or kind is tuple:
+        add("[")
+        for index, item in enumerate(value):
+            if index:
+                add(",")
+            _write(item, add)
+        add("]")
+    else:
+        _write(canonical_facts(value), add)
+
+
+def _write_object(value: dict[Any, Any], add: Callable[[str], None]) -> None:
+    add("{")
+    for key, name in _names(tuple(value)):
+        add(name)
+        item = value[key]
+        kind = type(item)
+        if kind is str:  # nearly all leaves are of these three kinds: without a call of `_write` for each
+            add(_quoted(string_text(item)))
+        elif kind is float or kind is int:
+            add(f'"{number_text(item)}"')
+        else:
+            _write(item, add)
+    add("}")
 
 
 @lru_cache(maxsize=1024)
-def _keys(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+def _names(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
     """An object's keys in RFC 8785's order (UTF-16 code units), each with its encoded form: facts repeat their shapes."""
     if not all(isinstance(key, str) for key in keys):
         raise BadInput("facts", got="a key that is not text", expected="JSON objects")
     ordered = sorted(keys, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
-    return tuple((key, _quoted(key) + ":") for key in ordered)
+    return tuple((key, ("," if index else "") + _quoted(key) + ":") for index, key in enumerate(ordered))

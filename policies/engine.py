@@ -9,7 +9,7 @@ from driftwarden.contracts.decision import ApprovalTerms, Decision, RuleResult
 from driftwarden.policies.approval import seen_rules
 from driftwarden.policies.canonical import facts_digest
 from driftwarden.policies.document import Enforcement, Exemption, Limits, PolicyDocument, Tier
-from driftwarden.policies.facts import Facts, getter, model_name
+from driftwarden.policies.facts import Facts
 from driftwarden.policies.globs import compile_globs
 from driftwarden.policies.limits import limit_rules, window_rule
 from driftwarden.policies.reader import read_policy
@@ -38,7 +38,8 @@ from driftwarden.strict import JsonObject, digest, load_yaml
 Effect = Literal["escalate", "monitor", "lifted"] | None
 # An exception never touches these (semantics 9).
 BEYOND_EXCEPTIONS: Final = frozenset({"tier", "halted", "enforcement"})
-_get_model = getter("model.name")
+# The last two rules of every policy: they turn execute into escalate, and leave monitor alone (semantics 5).
+ACT_LAST: Final = frozenset({"halted", "enforcement"})
 
 
 class Policy:
@@ -56,6 +57,8 @@ class Policy:
         self._exceptions = _exceptions_by_rule(document.exceptions)
         derived = any(rule.fact in {"now.weekday", "now.date"} for rule in document.require)
         self._local_zone = document.time_zone if derived else None
+        timed = any(rule.fact.split(".")[0] == "now" for rule in document.require)
+        self._looks_at_time = bool(timed or document.windows or document.exceptions)
 
     def _compile(self) -> Iterable[Rule]:
         yield tier_rule(self.document)
@@ -108,34 +111,44 @@ class Policy:
     def decide(self, facts: Facts) -> Decision:
         """Decide from facts alone: every rule is evaluated and reported, whatever the others say."""
         case = Case(facts)
-        resolve_time(case, self._local_zone)
+        if self._looks_at_time:
+            resolve_time(case, self._local_zone)
         terms = self._find_tier(case)
         seen = seen_rules(facts.get("approval"), terms)
         results: list[RuleResult] = []
-        effects: list[Effect] = []
+        effects: dict[str, Effect] = {}
         nothing: list[str] = []
         for rule in self.rules:
-            note = None
             applies = True if rule.applies is None else rule.applies(case)
             if applies:
                 verdict, got, expected = rule.check(case)
-                if verdict == FAIL and rule.id in self._exceptions:
-                    verdict, note = self._excused(rule.id, case)
+                if verdict == PASS:
+                    message = f"{rule.subject} is `{got}`, expected {expected}"
+                    results.append(_result(rule.id, PASS, None, got, expected, message))
+                    continue
             elif applies is None:
                 verdict, got, expected = UNKNOWN, None, "the facts that tell whether the rule applies"
             else:
-                verdict, got, expected = NOT_APPLICABLE, None, None
-            effect = None if verdict in (PASS, NOT_APPLICABLE) else _effect(rule, verdict, seen, case)
+                results.append(rule.passed_over)
+                continue
+            excuse = self._excuse(rule.id, case) if verdict == FAIL else None
+            if excuse is not None:
+                results.append(_result(rule.id, NOT_APPLICABLE, None, got, expected, excuse))
+                continue
+            effects[rule.id] = effect = _effect(rule, verdict, seen, case)
+            message = _message(rule, effect, got, expected)
+            results.append(_result(rule.id, verdict, effect, got, expected, message))
             if rule.nothing_to_do and verdict == FAIL and effect == "monitor":
                 nothing.append(rule.id)
-            effects.append(effect)
-            results.append(_result(rule, verdict, effect, got, expected, note))
-        outcome = _outcome(effects, nothing=bool(nothing) or case.action == "none")
-        if outcome is Outcome.MONITOR and (effects[-1] or effects[-2]):  # halted and enforcement leave monitor alone
+        nothing_to_do = bool(nothing) or case.action == "none"
+        outcome = _outcome(effects, nothing=nothing_to_do)
+        if outcome is Outcome.MONITOR and not ACT_LAST.isdisjoint(
+            effects
+        ):  # halted and enforcement leave monitor alone
             results[-2:] = [result.model_copy(update={"effect": None}) for result in results[-2:]]
+        decisive = nothing if nothing_to_do else [id for id, effect in effects.items() if effect == outcome]
         dry = self.document.enforcement == "dryRun"
-        decisive = nothing if nothing or case.action == "none" else _decisive(self.rules, effects, outcome)
-        return Decision(
+        return _decision(
             outcome=Outcome.MONITOR if dry else outcome,
             would_be=outcome if dry else None,
             rules=tuple(results),
@@ -158,14 +171,14 @@ class Policy:
                 return terms
         return None
 
-    def _excused(self, rule_id: str, case: Case) -> tuple[Verdict, str | None]:
-        """A failure after the exceptions: excused while one holds for this model, with the reason; else still a failure."""
+    def _excuse(self, rule_id: str, case: Case) -> str | None:
+        """Which exception excuses a failure of this rule, and why; None: none holds now for this model."""
         if case.moment is not None:
-            name = model_name(_get_model(case.facts))
-            for exemption, accepts in self._exceptions[rule_id]:
-                if case.moment < exemption.expires_at and (accepts is None or (name is not None and accepts(name))):
-                    return NOT_APPLICABLE, f"excepted by {exemption.id}: {exemption.reason}"
-        return FAIL, None
+            for exemption, accepts in self._exceptions.get(rule_id, ()):
+                named = accepts is None or (case.model is not None and accepts(case.model))
+                if named and case.moment < exemption.expires_at:
+                    return f"excepted by {exemption.id}: {exemption.reason}"
+        return None
 
 
 def load_policy(text: str, where: str) -> Policy:
@@ -201,43 +214,44 @@ def _effect(rule: Rule, verdict: Verdict, seen: frozenset[str], case: Case) -> E
     return rule.otherwise if verdict == FAIL else "escalate"
 
 
-def _outcome(effects: list[Effect], *, nothing: bool) -> Outcome:
-    """The strictest effect; `nothing` to do stands above; `halted` and `enforcement`, the last two, act last."""
+def _outcome(effects: Mapping[str, Effect], *, nothing: bool) -> Outcome:
+    """The strictest effect; `nothing` to do stands above; `halted` and `enforcement` act last."""
     if nothing:
         return Outcome.MONITOR
-    others = effects[:-2]
+    others = [effect for id, effect in effects.items() if id not in ACT_LAST]
     if "escalate" in others:
         return Outcome.ESCALATE
     if "monitor" in others:
         return Outcome.MONITOR
-    return Outcome.ESCALATE if effects[-1] or effects[-2] else Outcome.EXECUTE
+    return Outcome.EXECUTE if ACT_LAST.isdisjoint(effects) else Outcome.ESCALATE
 
 
-def _decisive(rules: tuple[Rule, ...], effects: list[Effect], outcome: Outcome) -> list[str]:
-    if outcome is Outcome.EXECUTE:
-        return []
-    wanted = outcome.value
-    return [rule.id for rule, effect in zip(rules, effects, strict=True) if effect == wanted]
+def _message(rule: Rule, effect: Effect, got: str | None, expected: str | None) -> str:
+    said = "is missing" if got is None else f"is `{got}`"
+    return f"{rule.subject} {said}, expected {expected}" + (", lifted by the approval" if effect == "lifted" else "")
 
 
-_FIELDS: Final = set(RuleResult.model_fields)  # shared by all results: they are frozen, and nothing adds to it
-_new, _set = RuleResult.__new__, object.__setattr__
+# Values whose parts are right by construction are made without pydantic's checks, which cost more than the rules do.
+_RESULT_FIELDS, _DECISION_FIELDS = set(RuleResult.model_fields), set(Decision.model_fields)  # nothing adds to them
+_new, _set = object.__new__, object.__setattr__
 
 
 def _result(
-    rule: Rule, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, note: str | None
+    id: str, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, message: str
 ) -> RuleResult:
-    """A result whose parts are right by construction: made without pydantic's checks, which cost more than the rule."""
-    if verdict == NOT_APPLICABLE:
-        message = note or "the rule does not apply here"
-    else:
-        said = "is missing" if got is None else f"is `{got}`"
-        lifted = ", lifted by the approval" if effect == "lifted" else ""
-        message = f"{rule.subject} {said}, expected {expected}{lifted}"
     result = _new(RuleResult)
-    parts = {"id": rule.id, "verdict": verdict, "effect": effect, "got": got, "expected": expected, "message": message}
+    parts = {"id": id, "verdict": verdict, "effect": effect, "got": got, "expected": expected, "message": message}
     _set(result, "__dict__", parts)
-    _set(result, "__pydantic_fields_set__", _FIELDS)
+    _set(result, "__pydantic_fields_set__", _RESULT_FIELDS)
     _set(result, "__pydantic_extra__", None)
     _set(result, "__pydantic_private__", None)
     return result
+
+
+def _decision(**parts: Any) -> Decision:
+    decision = _new(Decision)
+    _set(decision, "__dict__", parts)
+    _set(decision, "__pydantic_fields_set__", _DECISION_FIELDS)
+    _set(decision, "__pydantic_extra__", None)
+    _set(decision, "__pydantic_private__", None)
+    return decision

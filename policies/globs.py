@@ -28,10 +28,14 @@ def compile_globs(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     if any(set(pattern) == {"*"} for pattern in patterns):
         return lambda name: True
     exact = frozenset(pattern for pattern in patterns if "*" not in pattern and "?" not in pattern)
-    rest = tuple(pattern for pattern in patterns if pattern not in exact)
-    if not rest:
-        return exact.__contains__
-    return lambda name: name in exact or any(matches(pattern, name) for pattern in rest)
+    prefixed = frozenset(
+        pattern for pattern in patterns if pattern.find("*") == len(pattern) - 1 and "?" not in pattern
+    )
+    rest = tuple(pattern for pattern in patterns if pattern not in exact | prefixed)
+    prefixes = tuple(pattern[:-1] for pattern in prefixed)
+    if rest:
+        return lambda name: name in exact or name.startswith(prefixes) or any(matches(glob, name) for glob in rest)
+    return lambda name: name in exact or name.startswith(prefixes)
 
 
 def covers(wide: str, narrow: str) -> bool:

@@ -9,13 +9,17 @@ from typing import Final
 from driftwarden.policies.facts import Kind
 from driftwarden.strict import decimal_text
 
-DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,6})?")
+DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]{1,6})?")
+# What nearly every number is: without an exponent, and far within the bounds below.
+_plain: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17}+)(?:\.[0-9]{1,18}+)?").fullmatch
 # Bounds on what counts as a number at all: sums of such numbers are exact in a context of 500 digits, and cheap.
 _DIGITS_MAX: Final = 100
 _ADJUSTED_MIN: Final = -60
 _ADJUSTED_MAX: Final = 40
 _PLAIN_DIGITS_MAX: Final = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
 _PLAIN_MAX: Final = 10**_PLAIN_DIGITS_MAX
+_PLAIN_FLOAT_MIN: Final = 1e-4  # between these two, Python writes a float without an exponent
+_PLAIN_FLOAT_MAX: Final = 1e15
 _NUMERIC: Final = frozenset("-0123456789")
 _ZERO: Final = Decimal(0)
 
@@ -27,8 +31,6 @@ def number(value: object) -> Decimal | None:
         if len(value) > _DIGITS_MAX or DECIMAL.fullmatch(value) is None:
             return None
         found = Decimal(value)
-        if len(value) <= _ADJUSTED_MAX and "e" not in value and "E" not in value:
-            return found
     elif isinstance(value, bool):
         return None
     elif isinstance(value, int):
@@ -41,11 +43,7 @@ def number(value: object) -> Decimal | None:
         found = value
     else:
         return None
-    if not found.is_finite():
-        return None
-    if not found:
-        return _ZERO
-    return found if _ADJUSTED_MIN <= found.adjusted() <= _ADJUSTED_MAX else None
+    return _within_bounds(found)
 
 
 def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
@@ -53,57 +51,83 @@ def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
     low, high, whole = kind.low, kind.high, kind.whole
 
     def read(value: object) -> tuple[Decimal | None, str]:
-        found, text = parsed(value)
+        found, text = answer = parsed(value)
         if found is None or (low is not None and found < low) or (high is not None and found > high):
             return None, text
-        return (None, text) if whole and found != found.to_integral_value() else (found, text)
+        if whole and type(value) is not int and found != found.to_integral_value():
+            return None, text
+        return answer
 
     return read
 
 
 def parsed(value: object) -> tuple[Decimal | None, str]:
     """(number or None, shortest form) of a fact; the form is empty where it is no number."""
-    if type(value) is float:
-        text = number_text(value)
-        if "e" not in text and text[-1] in _NUMERIC:
+    kind = type(value)
+    if kind is float:
+        if _PLAIN_FLOAT_MIN <= value < _PLAIN_FLOAT_MAX:  # type: ignore[operator]
+            text = repr(value)
+            if text[-2:] == ".0":
+                text = text[:-2]
             return Decimal(text), text
+    elif kind is int:
+        if -_PLAIN_MAX < value < _PLAIN_MAX:  # type: ignore[operator]
+            return Decimal(value), str(value)  # type: ignore[arg-type]
+    elif kind is str and _plain(value):  # type: ignore[call-overload]
+        text = _trimmed(value)  # type: ignore[arg-type]
+        return Decimal(text), text
     found = number(value)
     if found is None:
         return None, ""
     return found, string_text(value) if isinstance(value, str) else number_text(value)  # type: ignore[arg-type]
 
 
+def _within_bounds(found: Decimal) -> Decimal | None:
+    if not found.is_finite():
+        return None
+    if not found:
+        return _ZERO
+    return found if _ADJUSTED_MIN <= found.adjusted() <= _ADJUSTED_MAX else None
+
+
 def number_text(value: float | Decimal) -> str:
     """The shortest decimal string of a number, or the name of what is not finite."""
-    kind = type(value)
-    if kind is float:
-        text = repr(value)
-        if text[-2:] == ".0":
-            return text[:-2] if value else "0"
-        if "e" not in text and "n" not in text:
-            return text
-    if isinstance(value, int):
+    kind: type = type(value)
+    if kind is int:
         if -_PLAIN_MAX < value < _PLAIN_MAX:
             return str(value)
+    elif kind is float:
+        if _PLAIN_FLOAT_MIN <= value < _PLAIN_FLOAT_MAX:
+            text = repr(value)
+            return text[:-2] if text[-2:] == ".0" else text
+    elif kind is Decimal:
+        text = str(value)
+        if len(text) <= _PLAIN_DIGITS_MAX and "E" not in text and value.is_finite():  # type: ignore[union-attr]
+            return _trimmed(text)
+    return _any_number_text(value)
+
+
+def _any_number_text(value: float | Decimal) -> str:
+    if isinstance(value, int):
         return decimal_text(Decimal(value)) if value.bit_length() <= 1000 else hex(value)
     if isinstance(value, float):
         text = repr(float(value))
         if not math.isfinite(value):
             return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
         return decimal_text(Decimal(text))
-    exact = Decimal(value)
-    if exact.is_finite() and -_PLAIN_DIGITS_MAX < exact.adjusted() < _PLAIN_DIGITS_MAX:
-        text = format(exact, "f")
-        if len(text) <= _PLAIN_DIGITS_MAX:
-            return string_text(text)
-    return decimal_text(exact) if exact.is_finite() else ("NaN" if exact.is_nan() else str(exact))
+    return decimal_text(value) if value.is_finite() else ("NaN" if value.is_nan() else str(value))
 
 
 def string_text(value: str) -> str:
     """A string as it is digested: the shortest form where it is a JSON number, else itself."""
-    if value[:1] not in _NUMERIC or DECIMAL.fullmatch(value) is None:
+    if value[:1] not in _NUMERIC:
         return value
-    if len(value) > _PLAIN_DIGITS_MAX or "e" in value or "E" in value:
-        return decimal_text(Decimal(value))
+    if _plain(value):
+        return _trimmed(value)
+    return decimal_text(Decimal(value)) if DECIMAL.fullmatch(value) else value
+
+
+def _trimmed(value: str) -> str:
+    """The shortest form of a plain number."""
     shortest = value.rstrip("0").rstrip(".") if "." in value else value
     return "0" if shortest == "-0" else shortest

@@ -3,14 +3,14 @@
 Nothing here knows about outcomes; `engine` puts the verdicts together.
 """
 
-import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Context as DecimalContext
 from decimal import Decimal
 from typing import Any, Final, Literal
 
+from driftwarden.contracts.decision import RuleResult
 from driftwarden.errors import shorten
 from driftwarden.policies.document import Else, Match, PolicyDocument, Requirement, Tier
 from driftwarden.policies.facts import (
@@ -48,18 +48,20 @@ _HUNDRED: Final = Decimal(100)
 class Case:
     """What is being decided: the facts, the moment (UTC; None: not known), and the tier (None: none matches)."""
 
-    __slots__ = ("action", "facts", "local", "moment", "tier", "tier_known")
+    __slots__ = ("action", "facts", "local", "model", "moment", "tier", "tier_known")
 
     def __init__(self, facts: Facts) -> None:
-        """Reads nothing but the action yet; the engine finds moment and tier."""
+        """Reads the model's name and the action; the engine finds moment and tier."""
         self.facts = facts
         self.moment: datetime | None = None
         self.local: datetime | None = None
         self.tier: Tier | None = None
         self.tier_known = True
+        self.model = model_name(_get_model(facts))
         self.action = text_of(_ACTION, _get_action(facts))
 
 
+_get_model = getter("model.name")
 _ACTION = FACTS["plan.action"]
 _get_action = getter("plan.action")
 
@@ -76,6 +78,13 @@ class Rule:
     liftable: bool = True
     nothing_to_do: bool = False
     place: str = ""
+    passed_over: RuleResult = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the one result that is the same for all facts: the rule does not apply."""
+        message = "the rule does not apply here"
+        result = RuleResult(id=self.id, verdict=NOT_APPLICABLE, effect=None, got=None, expected=None, message=message)
+        object.__setattr__(self, "passed_over", result)
 
 
 def shown(raw: object) -> str | None:
@@ -98,7 +107,7 @@ def compile_match(match: Match) -> Applies | None:
     """A function that says whether the match fields apply: None where a fact that is asked for is not known."""
     tests: list[Applies] = []
     if match.models is not None:
-        tests.append(_matches("model.name", compile_globs(match.models), model_name))
+        tests.append(_matches_model(compile_globs(match.models)))
     if match.tiers is not None:
         tests.append(_matches_tier(frozenset(match.tiers)))
     if match.actions is not None:
@@ -117,19 +126,18 @@ def compile_match(match: Match) -> Applies | None:
     return every
 
 
-def _matches(path: str, accepts: Callable[[str], bool], read: Callable[[object], str | None]) -> Applies:
-    get = getter(path)
-
-    def test(case: Case) -> bool | None:
-        value = read(get(case.facts))
-        return None if value is None else accepts(value)
-
-    return test
+def _matches_model(accepts: Callable[[str], bool]) -> Applies:
+    return lambda case: None if case.model is None else accepts(case.model)
 
 
 def _matches_word(path: str, words: tuple[str, ...]) -> Applies:
-    kind, accepted = FACTS[path], frozenset(words)
-    return _matches(path, accepted.__contains__, lambda raw: text_of(kind, raw))
+    get, kind, accepted = getter(path), FACTS[path], frozenset(words)
+
+    def test(case: Case) -> bool | None:
+        value = text_of(kind, get(case.facts))
+        return None if value is None else value in accepted
+
+    return test
 
 
 def _matches_tier(names: frozenset[str]) -> Applies:
@@ -237,10 +245,14 @@ def reader(path: str, kind: Kind) -> Callable[[object], Any]:
 
 def comparison(name: str, operand: Any) -> Callable[[Any], bool]:
     """An operator of `require` with its operand."""
-    if name in {"in", "notIn"}:
-        return (lambda value: value in operand) if name == "in" else (lambda value: value not in operand)
-    compare = {"atLeast": operator.ge, "atMost": operator.le, "equals": operator.eq}[name]
-    return lambda value: compare(value, operand)
+    compare: Mapping[str, Callable[[Any], bool]] = {
+        "atLeast": lambda value: value >= operand,
+        "atMost": lambda value: value <= operand,
+        "equals": lambda value: value == operand,
+        "in": lambda value: value in operand,
+        "notIn": lambda value: value not in operand,
+    }
+    return compare[name]
 
 
 def tier_rule(document: PolicyDocument) -> Rule:

@@ -1,8 +1,10 @@
 """The semantics of contract §4 as properties, against a naive readable model of the same sentences."""
 
 import copy
+import json
 import random
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driftwarden.policies import Policy, load_policy
+from driftwarden.policies import Policy, canonical_facts, facts_digest, load_policy
+from driftwarden.policies.numbers import number, parsed
 from driftwarden.policies.reader import read_policy
 from driftwarden.policies.reading import Node
+from driftwarden.strict import canonical_json, decimal_text, digest, numbers_as_text, plain
 
 ACTIONS = ["retrain", "rollback", "recalibrate", "refresh_reference", "quarantine_data", "fallback_model", "notify"]
 STRICTNESS = {"execute": 0, "monitor": 1, "escalate": 2}
@@ -519,6 +523,49 @@ def test_a_decision_is_a_function_of_policy_and_facts(policy: dict[str, Any], fa
     assert first == engine.decide(facts) == again.decide(facts)
     assert repr(facts) == repr(kept)
     assert [rule.id for rule in first.rules] == list(engine.document.rule_ids())
+
+
+@quick
+@given(policies(), cases())
+def test_what_is_recorded_decides_alike(policy: dict[str, Any], facts: dict[str, Any]) -> None:
+    """What the audit log holds of facts gives every verdict again: NaN stays unknown, and never becomes a null that is known."""
+    engine = compiled(policy)
+    recorded = plain(canonical_facts(facts))
+    again = json.loads(canonical_json(recorded))
+    first, second = engine.decide(facts), engine.decide(again)
+    assert (first.outcome, first.would_be, first.decisive) == (second.outcome, second.would_be, second.decisive)
+    assert [(rule.id, rule.verdict, rule.effect) for rule in first.rules] == [
+        (rule.id, rule.verdict, rule.effect) for rule in second.rules
+    ]
+    assert again == canonical_facts(again) == plain(again)
+
+
+anything = st.one_of(
+    st.floats(),
+    st.integers(),
+    st.decimals(),
+    st.from_regex(r"-?[0-9]{1,45}(\.[0-9]{1,45})?([eE][+-]?[0-9]{1,3})?", fullmatch=True),
+    st.text(max_size=8),
+    st.booleans(),
+    st.none(),
+)
+
+
+@settings(quick, max_examples=400)
+@given(anything)
+def test_a_number_is_read_alike_by_rules_and_digest(value: Any) -> None:
+    """Both see the same number, in its one shortest form; the digest is the ground's wherever that is defined."""
+    found, text = parsed(value)
+    assert found == number(value)
+    if found is not None:
+        assert text == numbers_as_text(value) == decimal_text(found)
+    if not (isinstance(value, float | Decimal) and not Decimal(value).is_finite()) and _has_bytes(value):
+        assert facts_digest({"a": [value], "b": value}) == digest({"a": [value], "b": value})
+
+
+def _has_bytes(value: Any) -> bool:
+    """Not a lone surrogate."""
+    return not isinstance(value, str) or value.encode("utf-8", "replace").decode() == value
 
 
 @quick
