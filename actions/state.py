@@ -1,8 +1,8 @@
 """Shared small state in Redis: quarantined batches and the monitors' references, by model.
 
 Keys (`<prefix>` ends in a colon):
-  <prefix>quarantine:<model>   hash: batch -> JSON record; a batch is set once (HSETNX) until it is released
-  <prefix>reference:<model>    string: JSON record with sorted keys; replaced only by compare-and-set
+  <prefix>quarantine:<model>   hash: batch -> sealed JSON record; a batch is set once (HSETNX) until it is released
+  <prefix>reference:<model>    string: sealed JSON record with sorted keys; replaced only by compare-and-set
 """
 
 import json
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from driftwarden.errors import AskHuman, Retry
+from driftwarden.sealing import Seal
 
 JsonObject = dict[str, Any]
 
@@ -26,14 +27,15 @@ return 1
 class RedisStateStore:
     """The port `StateStore`; raises Retry where Redis is away, AskHuman where a record there cannot be read."""
 
-    def __init__(self, client: Any, prefix: str) -> None:
-        """`client`: a redis client; `prefix` ends in a colon."""
-        self._redis, self._prefix = client, prefix
+    def __init__(self, client: Any, prefix: str, seal: Seal) -> None:
+        """`client`: a redis client; `prefix` ends in a colon; what `seal` does not open is no record of ours."""
+        self._redis, self._prefix, self._seal = client, prefix, seal
 
     def quarantine(self, model: str, batch: str, record: JsonObject) -> bool:
         """Quarantine a batch unless it is already; True where this call did it."""
         with _reaching_redis():
-            return bool(self._redis.hsetnx(self._key("quarantine", model), batch, _text(record)))
+            sealed = self._seal.close("quarantine", f"{model}\n{batch}", _text(record))
+            return bool(self._redis.hsetnx(self._key("quarantine", model), batch, sealed))
 
     def release(self, model: str, batch: str) -> bool:
         """Release a batch; True where it was quarantined."""
@@ -45,18 +47,24 @@ class RedisStateStore:
         key = self._key("quarantine", model)
         with _reaching_redis():
             found = self._redis.hgetall(key)
-        return {_decoded(batch): _record(text, key) for batch, text in found.items()}
+        names = {_decoded(batch): text for batch, text in found.items()}
+        return {
+            batch: _record(self._seal.open("quarantine", f"{model}\n{batch}", text), key)
+            for batch, text in names.items()
+        }
 
     def reference(self, model: str) -> JsonObject | None:
         """The monitors' reference that was set by an action, or None."""
         key = self._key("reference", model)
         with _reaching_redis():
             text = self._redis.get(key)
-        return None if text is None else _record(text, key)
+        return None if text is None else _record(self._seal.open("reference", model, text), key)
 
     def set_reference(self, model: str, record: JsonObject | None, *, expected: JsonObject | None) -> bool:
         """Compare-and-set the reference; True where it was set."""
-        before, after = ("" if value is None else _text(value) for value in (expected, record))
+        before, after = (
+            "" if value is None else self._seal.close("reference", model, _text(value)) for value in (expected, record)
+        )
         with _reaching_redis():
             return bool(self._redis.eval(_COMPARE_AND_SET, 1, self._key("reference", model), before, after))
 
@@ -82,11 +90,8 @@ def _decoded(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def _record(text: Any, key: str) -> JsonObject:
-    try:
-        record = json.loads(text)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
+def _record(text: str | None, key: str) -> JsonObject:
+    if text is None:
         raise AskHuman(f"redis key `{key}` does not hold a record of ours")
+    record: JsonObject = json.loads(text)
     return record

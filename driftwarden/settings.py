@@ -60,13 +60,18 @@ class LangfuseSettings(Value):
 
 
 class ServiceSettings(Value):
-    """Workers, leases and bounds of one process."""
+    """Workers, leases and bounds of one process.
+
+    `state_key_file`: the key that seals what is kept in Redis, the same on every host that shares it (default: made on first
+    use below the state folder).
+    """
 
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
     identity_ttl: Duration = timedelta(days=30)
     crashes_max: Annotated[int, Field(ge=1, le=100)] = 3
     tries_max: Annotated[int, Field(ge=1, le=100)] = 4
+    state_key_file: Path | None = None
     approval_reminder: Duration = timedelta(hours=1)
 
 

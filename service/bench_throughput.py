@@ -158,13 +158,13 @@ class Bench:
 
     def decided(self) -> float:
         """Events a second from XADD to the end of a no-op workflow, decision included, by one process as it serves."""
-        from driftwarden.service.bootstrap import open_audit
+        from driftwarden.service.bootstrap import open_audit, open_seal
         from driftwarden.service.workflow.process import ServiceProcess
         from driftwarden.service.workflow.store import WorkflowStore
         from driftwarden.stream.intake import Intake
 
         client = self._fresh()
-        store, intake = WorkflowStore(client), Intake(client, "bench")
+        store, intake = WorkflowStore(client, seal=open_seal(self._settings)), Intake(client, "bench")
         with open_audit(self._settings, SystemClock(), role="bench") as audit:
             process = ServiceProcess(self._parts(audit), store, intake, name="bench", workers=self._workers)
             process.start()
@@ -193,7 +193,9 @@ class Bench:
         from driftwarden.actions.messages import Nothing
         from driftwarden.actions.state import RedisStateStore
         from driftwarden.policies import load_policy
+        from driftwarden.service.bootstrap import open_seal
         from driftwarden.service.workflow.approvals import Approvals
+        from driftwarden.service.workflow.floor import AuditFloor, LogTail
         from driftwarden.service.workflow.halts import Halts
         from driftwarden.service.workflow.ledger import Ledger
         from driftwarden.service.workflow.metrics import MetricHistory
@@ -202,6 +204,7 @@ class Bench:
 
         client, clock, prefix, scripted = self._client, SystemClock(), self._settings.redis.prefix, _AtOnce()
         policy: Any = load_policy(POLICY, "bench")
+        seal = open_seal(self._settings)
         answers: Any = scripted
         return Parts(
             settings=self._settings,
@@ -210,12 +213,13 @@ class Bench:
             audit=audit,
             policy=lambda: policy,
             registry=answers,
-            state=RedisStateStore(client, prefix),
+            state=RedisStateStore(client, prefix, seal),
             actions={ActionName.NONE: Nothing()},
-            ledger=Ledger(client, prefix),
+            ledger=Ledger(client, prefix, seal),
+            floor=AuditFloor(LogTail(self._settings.audit_dir)),
             halts=Halts(client, prefix, self._settings.home, clock),
             approvals=Approvals(client, prefix, clock),
-            metrics=MetricHistory(client, prefix),
+            metrics=MetricHistory(client, prefix, seal),
             advisor=scripted,
             knowledge=MemoryKnowledge(),
             sandbox=scripted,

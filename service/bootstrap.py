@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from driftwarden.contracts.ports import Trainer
     from driftwarden.knowledge import KnowledgeBase
     from driftwarden.policies import Policy
+    from driftwarden.sealing import Seal
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.parts import DecisionClock, Parts
     from driftwarden.service.workflow.policy_agreement import PolicyAgreement
@@ -160,6 +161,13 @@ def load_policy_in_force(settings: Settings) -> "Policy":
     return parse_policy(read_policy_file(settings.policy_path), settings.policy_path)
 
 
+def open_seal(settings: Settings) -> "Seal":
+    """The seal of the state in Redis; its key is made on first use, and never leaves its file."""
+    from driftwarden.sealing import Seal, load_or_create_key
+
+    return Seal(load_or_create_key(settings.service.state_key_file or settings.home / "keys" / "state.key"))
+
+
 def open_audit(settings: Settings, clock: Clock, *, role: str) -> "AuditWriter":
     """A stream of the audit log of this process's own."""
     from driftwarden.audit import AuditWriter
@@ -260,6 +268,7 @@ def open_service(
     from driftwarden.service.comparing import SandboxComparer
     from driftwarden.service.training import WarmTrainer
     from driftwarden.service.workflow.approvals import Approvals
+    from driftwarden.service.workflow.floor import AuditFloor, LogTail
     from driftwarden.service.workflow.halts import Halts
     from driftwarden.service.workflow.ledger import Ledger
     from driftwarden.service.workflow.metrics import MetricHistory
@@ -299,7 +308,8 @@ def open_service(
         stack.callback(knowledge.close)
         registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
         comparer = SandboxComparer(sandbox, settings)
-        state = RedisStateStore(client, prefix)
+        seal = open_seal(settings)
+        state = RedisStateStore(client, prefix, seal)
         notifier = FileNotifier(settings.home / "notifications.jsonl", clock)
         cold = KedroTrainer(settings.home / "training", environ=os.environ)
         trainer = WarmTrainer(sandbox, registry, cold, settings)
@@ -325,10 +335,11 @@ def open_service(
             registry=registry,
             state=state,
             actions=actions,
-            ledger=Ledger(client, prefix),
+            ledger=Ledger(client, prefix, seal),
+            floor=AuditFloor(LogTail(settings.audit_dir)),
             halts=Halts(client, prefix, settings.home, clock),
             approvals=Approvals(client, prefix, clock),
-            metrics=MetricHistory(client, prefix),
+            metrics=MetricHistory(client, prefix, seal),
             advisor=_advisor(settings, tracing),
             knowledge=knowledge,
             sandbox=sandbox,
@@ -345,6 +356,7 @@ def open_service(
                 prefix=prefix,
                 identity_ttl_s=settings.service.identity_ttl.total_seconds(),
                 crashes_max=settings.service.crashes_max,
+                seal=seal,
             ),
             client=client,
             tracing=tracing,

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from driftwarden.errors import BadInput
-from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
+from driftwarden.service.cli.common import (
+    console,
+    json_option,
+    note,
+    print_json,
+    print_json_lines,
+    require_service,
+    safe_text,
+)
 
 
 @click.group()
@@ -92,7 +100,7 @@ def _version(value: Any) -> str:
 
 def _views(name: str | None = None) -> list[dict[str, Any]]:
     from driftwarden.actions.registry import MlflowRegistry
-    from driftwarden.service.bootstrap import open_redis, read_settings
+    from driftwarden.service.bootstrap import open_redis, open_seal, read_settings
     from driftwarden.service.workflow.metrics import MetricHistory
 
     settings = read_settings()
@@ -102,7 +110,7 @@ def _views(name: str | None = None) -> list[dict[str, Any]]:
     registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
     views = []
     with open_redis(settings) as client:
-        history = MetricHistory(client, settings.redis.prefix)
+        history = MetricHistory(client, settings.redis.prefix, open_seal(settings))
         for model in watched:
             windows = history.last(model.name, 10)
             views.append(
@@ -151,6 +159,7 @@ def register(
     Example:
       driftwarden models register elec2 --data elec2.parquet --target target --task classification --metric accuracy
     """
+    require_service()
     from pydantic import ValidationError
 
     from driftwarden.actions.registry import MlflowRegistry

@@ -15,7 +15,7 @@ def stats(model: str | None, as_json: bool) -> None:
     Example:
       driftwarden stats --json
     """
-    from driftwarden.service.bootstrap import open_views
+    from driftwarden.service.bootstrap import open_seal, open_views
     from driftwarden.service.cli.render import incident_of
     from driftwarden.service.workflow.ledger import Ledger
     from driftwarden.service.workflow.stats import figures
@@ -23,7 +23,7 @@ def stats(model: str | None, as_json: bool) -> None:
     with open_views() as views:
         incidents = [incident_of(record) for record in views.store.list(model=model, limit=100_000)]
         approvals = [one for one in views.approvals.list() if model is None or one.model == model]
-        spend = Ledger(views.client, views.settings.redis.prefix).spend_usd(model)
+        spend = Ledger(views.client, views.settings.redis.prefix, open_seal(views.settings)).spend_usd(model)
         found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
     if as_json:
         print_json(found)

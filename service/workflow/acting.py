@@ -90,7 +90,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         withdraw(parts, incident, also_approved=True)
         return State.TRIAGED
     approval = approval_facts(parts, incident)
-    decision = decide(parts, incident, raws, approval=approval)
+    decision = decide(parts, incident, approval=approval)
     if decision.outcome is Outcome.EXECUTE:
         # The last word before the intent: all hold the very policy that has just decided.
         parts.require_agreement(decision.policy_digest)
@@ -150,10 +150,10 @@ def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict
     return {"until": request.now, "paths": list(paths)}
 
 
-def verify(parts: Parts, incident: Incident, raws: list[str]) -> State:
+def verify(parts: Parts, incident: Incident) -> State:
     """verifying -> resolved, or on to taking it back: both versions on labelled rows that neither was chosen on."""
     if is_harmed(incident):
-        return _take_back(parts, incident, raws)
+        return _take_back(parts, incident)
     windows = _windows_since(parts, incident)
     verification = _compare(parts, incident, ())
     if verification.verdict == "pending" and any(window.get("uri") for window in windows):
@@ -248,7 +248,7 @@ def _record_verification(parts: Parts, incident: Incident, verification: Verific
     incident.note(parts.clock, "verification", f"{verification.verdict}: {verification.detail}", SERVICE)
 
 
-def _take_back(parts: Parts, incident: Incident, raws: list[str]) -> State:
+def _take_back(parts: Parts, incident: Incident) -> State:
     """The effect harmed: decide afresh whether it is taken back now; tried again while the policy says wait."""
     parts.ledger.fail_effect(incident.id)
     if incident.helped is None:
@@ -264,8 +264,8 @@ def _take_back(parts: Parts, incident: Incident, raws: list[str]) -> State:
         # Someone, or a later incident, moved on from here: there is nothing of ours left to take back.
         incident.note(parts.clock, "result", f"not undone: {error.diagnostics()}", SERVICE)
         return State.RESOLVED
-    decide(parts, incident, raws)
-    return carry_on(parts, incident, raws, approval=None)
+    decide(parts, incident)
+    return carry_on(parts, incident, approval=None)
 
 
 def _settle(parts: Parts, incident: Incident) -> None:
@@ -293,7 +293,7 @@ def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
 def close(parts: Parts, incident: Incident) -> None:
     """Write the last record of an incident and hand what was learned to the knowledge base."""
     finding, candidate = incident.finding, incident.candidate
-    parts.audit.append(
+    incident.audit["close"] = parts.audit.append(
         "close",
         {"state": incident.state.value, "outcome": incident.outcome, "problem": incident.problem},
         actor=SERVICE,

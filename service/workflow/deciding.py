@@ -5,7 +5,6 @@ from typing import Any
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import Decision
-from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import NotFound
 from driftwarden.service.signing.roster import roster_in_force
@@ -18,6 +17,7 @@ from driftwarden.service.workflow.approvals import (
     standing,
 )
 from driftwarden.service.workflow.facts import build_facts
+from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import SERVICE, Parts
@@ -29,13 +29,8 @@ from driftwarden.service.workflow.undoing import give_back, leave
 ROUNDS_MAX = 3
 
 
-def fresh_facts(
-    parts: Parts, incident: Incident, raws: list[str], approval: dict[str, Any] | None, caps: Caps
-) -> dict[str, Any]:
+def fresh_facts(parts: Parts, incident: Incident, approval: dict[str, Any] | None, caps: Caps) -> dict[str, Any]:
     """The facts of a decision as they are now; `state.*` never counts this incident."""
-    # The newest event that was taken in: one that came since then was not looked at, and decides nothing.
-    taken = raws[: len(incident.events)] or raws
-    event: DriftEvent | None = parse_event(taken[-1]) if taken else None
     now = parts.decision_clock.now_for(incident)
     try:
         model = parts.settings.watched(incident.model)
@@ -46,20 +41,22 @@ def fresh_facts(
     return build_facts(
         incident,
         now=now,
-        event=event,
         model=model,
-        state=parts.ledger.facts(incident.id, model=incident.model, now=now, caps=caps),
+        state=raised(
+            parts.ledger.facts(incident.id, model=incident.model, now=now, caps=caps),
+            parts.floor.facts(incident.id, model=incident.model, now=now, caps=caps),
+        ),
         halted=parts.halts.is_halted(incident.model),
         track_record=track,
         approval=approval,
     )
 
 
-def decide(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None = None) -> Decision:
+def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None = None) -> Decision:
     """One decision of the policy in force from fresh facts, written to the audit log before anything follows from it."""
     # Taken once: the windows that facts are counted over are those of the policy that decides, whatever is reloaded meanwhile.
     policy = parts.policy()
-    facts = fresh_facts(parts, incident, raws, approval, Caps.of(policy.canonical()))
+    facts = fresh_facts(parts, incident, approval, Caps.of(policy.canonical()))
     decision = policy.decide(facts)
     document = decision.to_json()
     incident.audit["decision"] = parts.audit.append(
@@ -79,9 +76,9 @@ def decide(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[
     return decision
 
 
-def decide_first(parts: Parts, incident: Incident, raws: list[str]) -> State:
+def decide_first(parts: Parts, incident: Incident) -> State:
     """rehearsed -> decided."""
-    decide(parts, incident, raws)
+    decide(parts, incident)
     return State.DECIDED
 
 
@@ -89,7 +86,7 @@ def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """decided -> executing | awaiting_approval | monitoring, or triaged again where more drift came meanwhile."""
     if look_again(parts, incident, raws):
         return State.TRIAGED
-    return carry_on(parts, incident, raws, approval=None)
+    return carry_on(parts, incident, approval=None)
 
 
 def look_again(parts: Parts, incident: Incident, raws: list[str]) -> bool:
@@ -104,7 +101,7 @@ def look_again(parts: Parts, incident: Incident, raws: list[str]) -> bool:
     return True
 
 
-def carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dict[str, Any] | None) -> State:
+def carry_on(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None) -> State:
     """What the decision on record says."""
     assert incident.decision is not None
     outcome = Outcome(incident.decision["outcome"])
@@ -116,7 +113,7 @@ def carry_on(parts: Parts, incident: Incident, raws: list[str], *, approval: dic
             withdraw(parts, incident, also_approved=False)
             return State.EXECUTING
         # Another worker took the last of a cap between our facts and our reservation: the facts say so now.
-        decision = decide(parts, incident, raws, approval=approval)
+        decision = decide(parts, incident, approval=approval)
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
         outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
     withdraw(parts, incident, also_approved=approval is not None)
@@ -171,6 +168,8 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
             "action": candidate.action.value,
             "params": candidate.params,
             "idempotency_key": request.idempotency_key,
+            "model": incident.model,
+            "at": request.now,
             "before": incident.champion_before,
             "undo": incident.undo_of is not None,
             "estimate": estimate.model_dump(mode="json"),
@@ -181,6 +180,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
         causation=cause_hash,
     )
     incident.audit["intent"] = written
+    incident.intents.append(written)
     incident.intent = Intent(
         idempotency_key=request.idempotency_key,
         candidate=candidate.id,
@@ -304,14 +304,14 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
     return State.TRIAGED if more else State.AWAITING_APPROVAL
 
 
-def decide_approved(parts: Parts, incident: Incident, raws: list[str]) -> State:
+def decide_approved(parts: Parts, incident: Incident) -> State:
     """approved -> executing, or whatever fresh facts say: what the signers saw failing is lifted, nothing else."""
     parts.require_agreement()
     facts = approval_facts(parts, incident)
-    decision = decide(parts, incident, raws, approval=facts)
+    decision = decide(parts, incident, approval=facts)
     if decision.outcome is not Outcome.EXECUTE:
         withdraw(parts, incident, also_approved=True)
-    return carry_on(parts, incident, raws, approval=facts)
+    return carry_on(parts, incident, approval=facts)
 
 
 def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
@@ -353,7 +353,7 @@ def fail(parts: Parts, incident: Incident, reason: str) -> State:
     return State.FAILED
 
 
-def decide_problem(parts: Parts, incident: Incident, raws: list[str]) -> State:
+def decide_problem(parts: Parts, incident: Incident) -> State:
     """triaged -> failed for an event that cannot be handled: decided like any other (unknown facts escalate), and said."""
-    decide(parts, incident, raws)
+    decide(parts, incident)
     return fail(parts, incident, incident.problem or "the event cannot be handled")

@@ -4,7 +4,6 @@ from decimal import Decimal
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339
-from driftwarden.contracts.event import DriftData, DriftEvent
 from driftwarden.contracts.findings import Candidate, Rehearsal
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.service.workflow.incident import Incident
@@ -18,7 +17,6 @@ def build_facts(
     incident: Incident,
     *,
     now: str,
-    event: DriftEvent | None,
     model: WatchedModel | None,
     state: dict[str, Any],
     halted: bool | None,
@@ -39,7 +37,7 @@ def build_facts(
             "traffic_percent": model.traffic_percent if model else None,
         },
         "event": {
-            "kind": event.kind if event else None,
+            "kind": incident.event.get("kind"),
             "age_seconds": _age_seconds(now, incident.event_time),
         },
         "finding": {
@@ -48,7 +46,7 @@ def build_facts(
         },
         "plan": _plan_facts(incident, candidate),
         "impact": {"relative_loss": loss, "usd_per_day": _usd_per_day(performance, model)},
-        "evidence": _evidence_facts(measures, incident, event, now),
+        "evidence": _evidence_facts(measures, incident, now),
         "rehearsal": _rehearsal_facts(rehearsal),
         "track_record": track_record or {"successes": None, "failures": None, "lower_bound": None},
         "approval": approval,
@@ -91,13 +89,10 @@ def _plan_facts(incident: Incident, candidate: Candidate | None) -> dict[str, An
     }
 
 
-def _evidence_facts(
-    measures: dict[str, dict[str, Any]], incident: Incident, event: DriftEvent | None, now: str
-) -> dict[str, Any]:
+def _evidence_facts(measures: dict[str, dict[str, Any]], incident: Incident, now: str) -> dict[str, Any]:
     measured = (measure.get("rows_current") for measure in measures.values())
     rows = max((int(count) for count in measured if count is not None), default=None)
-    window = event.data.window if event and isinstance(event.data, DriftData) else None
-    end = window.end.isoformat() if window and window.end else incident.event_time
+    end = (incident.event.get("window") or {}).get("end") or incident.event_time
     return {
         "rows": rows,
         "labelled_rows": (measures.get("performance") or {}).get("labelled_rows"),

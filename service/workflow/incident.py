@@ -30,8 +30,9 @@ class Incident(BaseModel):
     """One incident; mutable while a worker holds it, committed whole.
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
-    `asked` is the request (`<id>@<requested at>`) that people were told of; `undo_of` the effect that is to be taken back
-    (`undoing.propose`), `undone` what came of it. `audit` maps a record type to the `@hash` of this incident's last record of it.
+    `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
+    `undo_of` the effect that is to be taken back (`undoing.propose`), `undone` what came of it. `audit` maps a record type
+    to the `@hash` of this incident's last record of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +63,7 @@ class Incident(BaseModel):
     approval: str | None = None
     asked: str | None = None
     intent: Intent | None = None
+    intents: list[str] = Field(default_factory=list)
     result: EffectResult | None = None
     effect_rows: dict[str, Any] = Field(default_factory=dict)
     verification: Verification | None = None

@@ -1,13 +1,18 @@
 -- reserve: count one action against every cap, or none at all
--- KEYS: 1 ledger hash (incident -> JSON {model, action, cost, at, state, failed, undo}; `<incident>#<n>`: its earlier effects)
+-- KEYS: 1 ledger hash (incident -> 64 hex digits, a space, JSON {model, action, cost, at, state, failed, undo}; `<incident>#<n>`: its earlier effects)
 -- ARGV: 1 incident 2 model 3 action 4 cost_microusd 5 at_ms (the decision's moment) 6 day_start_ms
 --       7 day cap 8 model-day cap 9 model rate max 10 model rate window_ms 11 global rate max 12 global rate window_ms
---       13 model concurrency 14 global concurrency 15 undo        ('' where the policy sets no such cap)
+--       13 model concurrency 14 global concurrency 15 the new entry, sealed        ('' where the policy sets no such cap)
 -- An entry that is 'released' had no effect and counts nowhere; 'running' counts as concurrent.
+local function decode(sealed) -- what cannot even be read stops every reservation; who sealed it, the caller checks
+  local ok, entry = pcall(cjson.decode, string.sub(sealed, 66))
+  return ok and type(entry) == 'table' and type(entry.at) == 'number' and type(entry.cost) == 'number' and entry or nil
+end
 local own = redis.call('HGET', KEYS[1], ARGV[1])
 local earlier
 if own then
-  local entry = cjson.decode(own)
+  local entry = decode(own)
+  if not entry then return 'unreadable' end
   if entry.state == 'running' then return 'OK' end
   if entry.state == 'done' then earlier = own end -- a further effect of the same incident (retry, undo): both count
 end
@@ -16,7 +21,8 @@ local spent, spent_model, rate_model, rate_global, run_model, run_global = 0, 0,
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if all[i] ~= ARGV[1] and string.sub(all[i], 1, #ARGV[1] + 1) ~= ARGV[1] .. '#' then
-    local e = cjson.decode(all[i + 1])
+    local e = decode(all[i + 1])
+    if not e then return 'unreadable' end
     if e.state ~= 'released' then
       local same = e.model == ARGV[2]
       if e.at >= day then
@@ -43,5 +49,5 @@ if earlier then
   while redis.call('HEXISTS', KEYS[1], ARGV[1] .. '#' .. n) == 1 do n = n + 1 end
   redis.call('HSET', KEYS[1], ARGV[1] .. '#' .. n, earlier)
 end
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({model = ARGV[2], action = ARGV[3], cost = cost, at = at, state = 'running', undo = ARGV[15] == '1'}))
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[15])
 return 'OK'

@@ -1,13 +1,13 @@
 """The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
 
-One hash `<prefix>ledger`: incident -> JSON {model, action, cost (micro-USD), at (ms, the decision's own time), state
+One hash `<prefix>ledger`: incident -> sealed JSON {model, action, cost (micro-USD), at (ms, the decision's own time), state
 (`running`, `done`, `released`), failed, undo}; `<incident>#<n>` its earlier effects, where another followed. A second
-hash `<prefix>track`: `<model>|<action>|<incident>` -> `1` helped, `0` not.
+hash `<prefix>track`: `<model>|<action>|<incident>` -> sealed `1` helped, `0` not (`driftwarden.sealing`).
 """
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
@@ -17,7 +17,20 @@ from zoneinfo import ZoneInfo
 
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.watch import parse_duration
+from driftwarden.sealing import Seal
 
+STATE_FACTS = (
+    "spent_usd_today",
+    "spent_usd_today_model",
+    "actions_in_window_model",
+    "actions_in_window_global",
+    "seconds_since_last_action_model",
+    "last_action_failed",
+    "running_model",
+    "running_global",
+    "recent_runs",
+    "recent_failures",
+)
 _MICRO = Decimal(1_000_000)
 
 
@@ -93,9 +106,9 @@ def _day_start_ms(now: datetime, zone: str) -> int:
 class Ledger:
     """Reserves, settles and counts actions."""
 
-    def __init__(self, client: Any, prefix: str) -> None:
-        """Use this Redis."""
-        self._redis = client
+    def __init__(self, client: Any, prefix: str, seal: Seal) -> None:
+        """Use this Redis; what stands there counts where `seal` opens it."""
+        self._redis, self._seal = client, seal
         self._key, self._track = f"{prefix}ledger", f"{prefix}track"
         self._reserve = client.register_script(files(__package__).joinpath("ledger.lua").read_text(encoding="utf-8"))
 
@@ -118,12 +131,14 @@ class Ledger:
         def count(limit: int | None) -> str:
             return "" if limit is None else str(limit)
 
+        entry = {"model": model, "action": action, "cost": int(micro(cost_usd)), "at": _ms(moment), "state": "running"}
+        sealed = self._sealed(incident, entry | {"undo": undo})
         answer = self._reserve(
             keys=[self._key],
             args=[
                 incident, model, action, micro(cost_usd), str(_ms(moment)), str(_day_start_ms(moment, caps.zone)),
                 micro(caps.per_day), micro(caps.per_model_day), *pair(caps.rate_model), *pair(caps.rate_global),
-                count(caps.concurrency_model), count(caps.concurrency_global), "1" if undo else "",
+                count(caps.concurrency_model), count(caps.concurrency_global), sealed,
             ],
         )  # fmt: skip
         text = answer.decode() if isinstance(answer, bytes) else str(answer)
@@ -135,8 +150,8 @@ class Ledger:
 
     def fail_effect(self, incident: str) -> None:
         """The effect did harm: it counts as a failure. Once its undo is reserved, that is written already."""
-        raw = self._redis.hget(self._key, incident)
-        if raw is not None and not json.loads(raw).get("undo"):
+        entry = self._entry(incident)
+        if entry is not None and not entry.get("undo"):
             self._change(incident, state="done", failed=True, cost_usd=None)
 
     def release(self, incident: str) -> None:
@@ -145,72 +160,72 @@ class Ledger:
 
     def abandon(self, incident: str) -> None:
         """The incident fails: a reservation that still runs is over, and counts as a failure."""
-        raw = self._redis.hget(self._key, incident)
-        if raw is not None and json.loads(raw)["state"] == "running":
+        entry = self._entry(incident)
+        if entry is not None and entry["state"] == "running":
             self._change(incident, state="done", failed=True, cost_usd=None)
 
     def _change(self, incident: str, *, state: str, failed: bool, cost_usd: Decimal | None) -> None:
-        raw = self._redis.hget(self._key, incident)
-        if raw is None:
+        entry = self._entry(incident)
+        if entry is None:
             return
-        entry = json.loads(raw)
         entry |= {"state": state, "failed": failed or entry.get("failed", False)}
         if cost_usd is not None:
             entry["cost"] = int((cost_usd * _MICRO).to_integral_value(ROUND_CEILING))
-        self._redis.hset(self._key, incident, json.dumps(entry))
+        self._redis.hset(self._key, incident, self._sealed(incident, entry))
+
+    def _sealed(self, incident: str, entry: dict[str, Any]) -> str:
+        return self._seal.close("ledger", incident, json.dumps(entry, sort_keys=True))
+
+    def _entry(self, key: str, raw: bytes | None = None) -> dict[str, Any] | None:
+        """One entry; None where there is none, or none of ours."""
+        raw = self._redis.hget(self._key, key) if raw is None else raw
+        text = None if raw is None else self._seal.open("ledger", key.partition("#")[0], raw)
+        found: dict[str, Any] | None = None if text is None else json.loads(text)
+        return found
+
+    def _all(self) -> dict[str, dict[str, Any] | None]:
+        found = {key.decode("utf-8", "replace"): raw for key, raw in self._redis.hgetall(self._key).items()}
+        return {key: self._entry(key, raw) for key, raw in found.items()}
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Every entry that counts, by incident."""
-        found = {key.decode(): json.loads(raw) for key, raw in self._redis.hgetall(self._key).items()}
-        return {incident: entry for incident, entry in found.items() if entry["state"] != "released"}
+        """Every entry of ours that counts, by incident."""
+        return {key: entry for key, entry in self._all().items() if entry is not None and entry["state"] != "released"}
 
     def running(self) -> list[str]:
         """Incidents whose reservation is neither settled nor released."""
         return [incident for incident, entry in self.entries().items() if entry["state"] == "running"]
 
     def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> dict[str, Any]:
-        """The `state.*` facts of contract §4, without the incident that is being decided."""
-        moment = parse_rfc3339(now)
-        at, day = _ms(moment), _day_start_ms(moment, caps.zone)
+        """The `state.*` facts of contract §4, without the incident that is being decided.
+
+        None for all of them (unknown) where an entry stands there that is not of ours: nobody knows what it replaced.
+        """
+        found = self._all()
+        if None in found.values():
+            return dict.fromkeys(STATE_FACTS)
         others = [
-            entry for key, entry in self.entries().items() if key.partition("#")[0] != incident and entry["at"] <= at
+            entry
+            for key, entry in found.items()
+            if entry is not None and entry["state"] != "released" and key.partition("#")[0] != incident
         ]
-        mine = [entry for entry in others if entry["model"] == model]
-        last = max(mine, key=lambda entry: entry["at"], default=None)
-        since = at - caps.breaker_window_ms
-        finished = [e for e in mine if e["state"] == "done" and e["at"] > since and not e.get("undo")]
-
-        def spent(entries: list[dict[str, Any]]) -> str:
-            return str(Decimal(sum(int(entry["cost"]) for entry in entries if entry["at"] >= day)) / _MICRO)
-
-        def within(entries: list[dict[str, Any]], rate: tuple[int, int] | None) -> int:
-            window_ms = rate[1] if rate else 86_400_000
-            return sum(entry["at"] > at - window_ms for entry in entries)
-
-        return {
-            "spent_usd_today": spent(others),
-            "spent_usd_today_model": spent(mine),
-            "actions_in_window_model": within(mine, caps.rate_model),
-            "actions_in_window_global": within(others, caps.rate_global),
-            "seconds_since_last_action_model": None if last is None else (at - int(last["at"])) // 1000,
-            # What was taken back last had failed, whoever found it so.
-            "last_action_failed": bool(last and (last.get("failed") or last.get("undo"))),
-            "running_model": sum(entry["state"] == "running" for entry in mine),
-            "running_global": sum(entry["state"] == "running" for entry in others),
-            "recent_runs": len(finished),
-            "recent_failures": sum(bool(entry.get("failed")) for entry in finished),
-        }
+        return count_actions(others, model=model, now=now, caps=caps)
 
     def record_outcome(self, incident: str, *, model: str, action: str, helped: bool) -> None:
         """Remember whether an action helped, once for each incident."""
-        self._redis.hset(self._track, f"{model}|{action}|{incident}", "1" if helped else "0")
+        key = f"{model}|{action}|{incident}"
+        self._redis.hset(self._track, key, self._seal.close("track", key, "1" if helped else "0"))
 
     def track_record(self, *, model: str, action: str) -> dict[str, Any]:
-        """Successes, failures, and the lower end of the 90 % Wilson interval of the success rate (null without any)."""
+        """Successes, failures, and the lower end of the 90 % Wilson interval of the success rate (null without any).
+
+        All null where an outcome stands there that is not of ours.
+        """
         successes = failures = 0
         for key, value in self._redis.hscan_iter(self._track, match=f"{_escape(model)}|{action}|*", count=500):
-            del key
-            successes, failures = successes + (value == b"1"), failures + (value != b"1")
+            outcome = self._seal.open("track", key.decode("utf-8", "replace"), value)
+            if outcome is None:
+                return {"successes": None, "failures": None, "lower_bound": None}
+            successes, failures = successes + (outcome == "1"), failures + (outcome != "1")
         return {
             "successes": successes,
             "failures": failures,
@@ -221,6 +236,38 @@ class Ledger:
         """All that was spent, ever, or on one model."""
         entries = [entry for entry in self.entries().values() if model is None or entry["model"] == model]
         return Decimal(sum(int(entry["cost"]) for entry in entries)) / _MICRO
+
+
+def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str, caps: Caps) -> dict[str, Any]:
+    """The counting facts of contract §4 from entries `{model, at, cost, state, failed, undo}`; later ones than `now` are not."""
+    moment = parse_rfc3339(now)
+    at, day = _ms(moment), _day_start_ms(moment, caps.zone)
+    counted = [entry for entry in entries if entry["at"] <= at]
+    mine = [entry for entry in counted if entry["model"] == model]
+    last = max(mine, key=lambda entry: entry["at"], default=None)
+    since = at - caps.breaker_window_ms
+    finished = [e for e in mine if e["state"] == "done" and e["at"] > since and not e.get("undo")]
+
+    def spent(entries: list[Mapping[str, Any]]) -> str:
+        return str(Decimal(sum(int(entry["cost"]) for entry in entries if entry["at"] >= day)) / _MICRO)
+
+    def within(entries: list[Mapping[str, Any]], rate: tuple[int, int] | None) -> int:
+        window_ms = rate[1] if rate else 86_400_000
+        return sum(entry["at"] > at - window_ms for entry in entries)
+
+    return {
+        "spent_usd_today": spent(counted),
+        "spent_usd_today_model": spent(mine),
+        "actions_in_window_model": within(mine, caps.rate_model),
+        "actions_in_window_global": within(counted, caps.rate_global),
+        "seconds_since_last_action_model": None if last is None else (at - int(last["at"])) // 1000,
+        # What was taken back last had failed, whoever found it so.
+        "last_action_failed": bool(last and (last.get("failed") or last.get("undo"))),
+        "running_model": sum(entry["state"] == "running" for entry in mine),
+        "running_global": sum(entry["state"] == "running" for entry in counted),
+        "recent_runs": len(finished),
+        "recent_failures": sum(bool(entry.get("failed")) for entry in finished),
+    }
 
 
 def _escape(text: str) -> str:

@@ -22,6 +22,7 @@ from driftwarden.contracts.ports import (
     StateStore,
 )
 from driftwarden.service.workflow.approvals import Approvals
+from driftwarden.service.workflow.floor import AuditFloor
 from driftwarden.service.workflow.halts import Halts
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Caps, Ledger
@@ -116,6 +117,7 @@ class Parts:
     state: StateStore
     actions: dict[ActionName, Action]
     ledger: Ledger
+    floor: AuditFloor
     halts: Halts
     approvals: Approvals
     metrics: MetricHistory

@@ -71,6 +71,8 @@ class Worker:
     def _walk(self, claim: Claim) -> None:
         incident = self._incident(claim)
         with correlation(incident.correlation_id, incident.id):
+            if self._distrusted(claim, incident):
+                return
             resumed, asked = True, False
             while True:
                 # A commit brings what was left meanwhile: each word is read before the commit that says it was handled.
@@ -94,6 +96,27 @@ class Worker:
                     self._store.hand_back(claim)
                     return
 
+    def _distrusted(self, claim: Claim, incident: Incident) -> bool:
+        """True where the stored state is not the last one: the incident ends, as the log says or as failed."""
+        forged, floor = bool(claim.doc) and not claim.genuine, self._parts.floor
+        ended = None if forged else floor.ended_as(incident)
+        if ended is not None and ended[1] in TERMINAL:
+            incident.audit["close"], incident.state = ended[0], State(ended[1])
+            incident.note(self._parts.clock, "close", "the audit log says that it had ended", SERVICE)
+            self._finish(claim, incident, closing=False)
+            return True
+        if forged:
+            why = "what is stored of it was not written by this service"
+        elif floor.has_unknown_effect(incident):
+            why = "the audit log tells of an effect that the stored state does not know"
+        else:
+            return False
+        log.error("incident is not walked: %s", why, extra={"incident": incident.id, "model": incident.model})
+        deciding.fail(self._parts, incident, why)
+        incident.state = State.FAILED
+        self._finish(claim, incident, closing=True)
+        return True
+
     def _hear(self, claim: Claim, incident: Incident) -> bool:
         """Take up what people asked for by hand; True where that changed the state."""
         before, closing = incident.state, False
@@ -107,7 +130,7 @@ class Worker:
         return closing or incident.state is not before
 
     def _incident(self, claim: Claim) -> Incident:
-        if claim.doc:
+        if claim.doc and claim.genuine:
             incident = Incident.model_validate(claim.doc)
         else:
             event = parse_event(claim.events[0])
@@ -247,7 +270,7 @@ def _triaged(parts: Parts, incident: Incident, raws: list[str]) -> State:
     if len(raws) > len(incident.events):
         understand.take_in(parts, incident, raws)
     if incident.problem:
-        return deciding.decide_problem(parts, incident, raws)
+        return deciding.decide_problem(parts, incident)
     return understand.investigate(parts, incident)
 
 
@@ -256,11 +279,11 @@ STEPS: dict[State, Step] = {
     State.TRIAGED: _triaged,
     State.INVESTIGATED: lambda parts, incident, raws: understand.write_plan(parts, incident),
     State.PLANNED: lambda parts, incident, raws: understand.rehearse(parts, incident),
-    State.REHEARSED: deciding.decide_first,
+    State.REHEARSED: lambda parts, incident, raws: deciding.decide_first(parts, incident),
     State.DECIDED: deciding.follow,
     State.AWAITING_APPROVAL: deciding.answer,
-    State.APPROVED: deciding.decide_approved,
-    State.VERIFYING: acting.verify,
+    State.APPROVED: lambda parts, incident, raws: deciding.decide_approved(parts, incident),
+    State.VERIFYING: lambda parts, incident, raws: acting.verify(parts, incident),
     State.MONITORING: lambda parts, incident, raws: State.CLOSED,
 }
 

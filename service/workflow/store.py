@@ -11,10 +11,11 @@ all below the prefix (`driftwarden:`); times are Redis's own, in ms:
     incidents, incident-ids  zsets of all incidents: by time of opening, by name
     counts                   hash: state -> how many incidents
     wf:<incident>            hash: identity, model, environment, correlation, opened, updated, state, version, doc (JSON),
-                             fence, lease (until), owner, entry (of the running activation), run (1 while leased), crashes,
-                             wake (1: activated while leased), tok (of the last commit), atok (of the last claim), handed
-                             (fence of the last claim that was handed back), done (1: finished), bytes (of its events),
-                             weighed (events dealt with), signals (last seq), reason, predecessor, successor
+                             mac (of doc) and sealed (`<version>|<state>` it was sealed at), fence, lease (until), owner,
+                             entry (of the running activation), run (1 while leased), crashes, wake (1: activated while
+                             leased), tok (of the last commit), atok (of the last claim), handed (fence of the last claim
+                             that was handed back), done (1: finished), bytes (of its events), weighed (events dealt with),
+                             signals (last seq), reason, predecessor, successor
     wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order
     wf:<incident>:signals    hash token -> `<seq>|<JSON>`
     model:<model>            hash: active (incident that holds the model's slot), open:<environment> (incident that later
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.contracts.event import DriftEvent
 from driftwarden.errors import BadInput, Fenced, NotFound
+from driftwarden.sealing import Seal
 from driftwarden.service.workflow.store_types import (
     Admission,
     Claim,
@@ -50,6 +52,7 @@ from driftwarden.service.workflow.store_types import (
     claim_of,
     identity_of,
     record_of,
+    sealed_name,
     signals_of,
     texts,
     transition_of,
@@ -88,8 +91,13 @@ class WorkflowStore:
         crashes_max: int = 3,
         retry_for_s: float = RETRY_FOR_S,
         fail_point: Callable[[str], None] | None = None,
+        seal: Seal | None = None,
     ) -> None:
-        """`client` answers bytes; `fail_point` is told `before:<script>` and `after:<script>` (crash tests)."""
+        """`client` answers bytes; `fail_point` is told `before:<script>` and `after:<script>` (crash tests).
+
+        Without a `seal` (for those who only look) no document is genuine.
+        """
+        self._seal = seal
         self._client: Any = client
         self.keys = Keys(prefix)
         self._identity_ttl_ms, self._crashes_max = int(identity_ttl_s * 1000), crashes_max
@@ -238,13 +246,15 @@ class WorkflowStore:
         token = token or uuid.uuid4().hex
         content = json.dumps(doc, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         tokens = [signal.token for signal in handled]
+        name = sealed_name(claim.incident, claim.version + 1, state)
+        mac = self._seal.mac("incident", name, content) if self._seal else ""
         while True:
             after = successor or claim.incident
             step: Args = [claim.incident, model, str(claim.fence), claim.version, token, state, disposition]
             when: Args = ["" if due_s is None else max(0, int(due_s * 1000)), claim.lease_ms, content]
             now = rfc3339(SystemClock().now())
             dealt = len(claim.events) if weighed is None else weighed
-            known: Args = [int(accepting), len(claim.events), last_signal, successor, now, dealt]
+            known: Args = [int(accepting), len(claim.events), last_signal, successor, now, dealt, mac]
             reply = self._scripts.run(
                 "commit",
                 [
@@ -271,6 +281,7 @@ class WorkflowStore:
             events=claim.events + (texts(events) if disposition != "finish" else ()),
             signals=signals_of(signals),
             crashes=0,
+            genuine=self._seal is not None,
             successor=followed_by.decode() or None,
         )
 
@@ -379,7 +390,7 @@ class WorkflowStore:
         if reply[0] != b"OK":
             return None
         about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}
-        return claim_of(incident, reply, **about)
+        return claim_of(incident, reply, self._seal, **about)
 
     def _records(self, incidents: Iterable[str]) -> tuple[IncidentRecord, ...]:
         ids = [*incidents]

@@ -1,6 +1,7 @@
 """What the workflow store hands out, and the names of its keys."""
 
 import hashlib
+import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from driftwarden.clock import rfc3339
+from driftwarden.sealing import Seal
 
 JsonObject = dict[str, Any]
 Disposition = Literal["go", "park", "release", "finish"]
@@ -77,7 +79,8 @@ class Claim:
     """A worker's hold on an incident: what it may commit, under which fence and version, and all that it knows.
 
     `events`: raw strings in the order they came. `crashes`: how many workers died on it since the last commit. `why`: a
-    hint at what activated it (several reasons may have become one). `successor`: the incident that the events opened
+    hint at what activated it (several reasons may have become one). `genuine`: `doc` is what was committed last, by whoever
+    has the store's seal (a crash loop's end, which needs none, leaves it so). `successor`: the incident that the events opened
     which came too late for this one, set by a `finish`.
     """
 
@@ -97,6 +100,7 @@ class Claim:
     signals: tuple[Signal, ...]
     crashes: int
     why: str
+    genuine: bool = False
     successor: str | None = None
 
 
@@ -158,7 +162,23 @@ def signals_of(flat: Sequence[bytes]) -> tuple[Signal, ...]:
     return tuple(sorted(found, key=lambda signal: signal.seq))
 
 
-def claim_of(incident: str, reply: Any, **about: Any) -> Claim:
+def sealed_name(incident: str, version: int, state: str) -> str:
+    """What the seal of a document binds it to."""
+    return f"{incident}\n{version}\n{state}"
+
+
+def _is_genuine(incident: str, fields: Mapping[str, str], seal: Seal | None) -> bool:
+    if seal is None or "mac" not in fields:
+        return False
+    version, _, state = fields.get("sealed", "").partition("|")
+    moved_on = (fields["version"], fields["state"]) != (version, state)
+    if moved_on and fields["state"] != "failed":
+        return False
+    mac = seal.mac("incident", sealed_name(incident, _number(version), state), fields["doc"])
+    return hmac.compare_digest(mac, fields["mac"])
+
+
+def claim_of(incident: str, reply: Any, seal: Seal | None, **about: Any) -> Claim:
     """The answer of the script `acquire` as a claim; raises KeyError or ValueError where the hash was tampered with."""
     _, fence, h, events, signals = reply
     fields = pairs(h)
@@ -175,6 +195,7 @@ def claim_of(incident: str, reply: Any, **about: Any) -> Claim:
         events=texts(events),
         signals=signals_of(signals),
         crashes=int(fields["crashes"]),
+        genuine=_is_genuine(incident, fields, seal),
         successor=fields.get("successor"),
         **about,
     )

@@ -16,8 +16,10 @@ from driftwarden.contracts.measurements import MEASURE_TYPES
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import Refused
 from driftwarden.policies import load_policy
+from driftwarden.sealing import Seal
 from driftwarden.service.bootstrap import PolicyHolder
 from driftwarden.service.workflow.approvals import Approvals
+from driftwarden.service.workflow.floor import AuditFloor, LogTail
 from driftwarden.service.workflow.halts import Halts
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Ledger
@@ -33,6 +35,7 @@ from driftwarden.stream.publisher import build_event
 from .approvers import People
 
 PREFIX = "driftwarden:"
+SEAL = Seal(b"s" * 32)
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
 POLICY = """
@@ -273,6 +276,17 @@ class Chain:
                              "incident": incident, "causation": causation})  # fmt: skip
         return str(self.records[-1]["@hash"])
 
+    def tail(self) -> Callable[[], list[dict[str, Any]]]:
+        """What was appended since the last look, from the beginning on."""
+        seen = [0]
+
+        def new() -> list[dict[str, Any]]:
+            found = self.records[seen[0] :]
+            seen[0] = len(self.records)
+            return found
+
+        return new
+
 
 class World:
     """One service and its surroundings; `restart` is a new process over what the old one left."""
@@ -296,7 +310,7 @@ class World:
                                  models=watched)  # fmt: skip
         self.policy = PolicyHolder(load_policy(self.policy_text(), "policy.yml"))
         self.log: Any = Chain(self.clock) if memory_log else self._writer()
-        self.store = WorkflowStore(client, prefix=PREFIX)
+        self.store = WorkflowStore(client, prefix=PREFIX, seal=SEAL)
         self.actions = {
             name: ScriptedAction(name, self.plant, "5.00" if name is ActionName.RETRAIN else "0.00")
             for name in (ActionName.RETRAIN, ActionName.ROLLBACK, ActionName.QUARANTINE_DATA,
@@ -324,10 +338,11 @@ class World:
 
         return Parts(
             settings=self.settings, clock=self.clock, decision_clock=RealTime(self.clock), audit=self.log,
-            policy=self.policy, registry=PlantReader(self.plant), state=RedisStateStore(self.client, PREFIX),
-            actions=self.actions, ledger=Ledger(self.client, PREFIX),  # type: ignore[arg-type]
+            policy=self.policy, registry=PlantReader(self.plant), state=RedisStateStore(self.client, PREFIX, SEAL),
+            actions=self.actions, ledger=Ledger(self.client, PREFIX, SEAL),  # type: ignore[arg-type]
+            floor=AuditFloor(self.log.tail() if isinstance(self.log, Chain) else LogTail(self.settings.audit_dir)),
             halts=Halts(self.client, PREFIX, self.folder, self.clock),
-            approvals=Approvals(self.client, PREFIX, self.clock), metrics=MetricHistory(self.client, PREFIX),
+            approvals=Approvals(self.client, PREFIX, self.clock), metrics=MetricHistory(self.client, PREFIX, SEAL),
             advisor=self.script, knowledge=self.silent, sandbox=self.script, comparer=self.script, notifier=self.silent,
         )  # fmt: skip
 

@@ -19,12 +19,15 @@ from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.ports import Action
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import Fenced
+from driftwarden.sealing import Seal
 from driftwarden.settings import ActionSettings, Settings
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
 
 NOW = "2026-11-20T09:00:00.000000Z"
 _numbers = itertools.count(1)
+
+SEAL = Seal(b"k" * 32)
 
 
 class Crash(BaseException):
@@ -239,7 +242,7 @@ def redis_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def state(redis_client: Any) -> RedisStateStore:
     """An empty state store."""
     redis_client.flushall()
-    return RedisStateStore(redis_client, "driftwarden:")
+    return RedisStateStore(redis_client, "driftwarden:", SEAL)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.data import RowSelection
 from driftwarden.contracts.watch import DataSource
 from driftwarden.errors import AskHuman, Fenced, Refused, Retry
+from driftwarden.sealing import Seal
 
+SEAL = Seal(b"k" * 32)
 QUARANTINE, REFRESH, NOTIFY = ActionName.QUARANTINE_DATA, ActionName.REFRESH_REFERENCE, ActionName.NOTIFY
 WINDOW = {
     "window_uri": "file:///data/w%207.parquet",
@@ -209,7 +211,7 @@ def test_a_server_that_is_away_is_a_retry() -> None:
     """No answer is not an answer."""
     import redis
 
-    away = RedisStateStore(redis.Redis.from_url("unix:///nowhere/redis.sock"), "driftwarden:")
+    away = RedisStateStore(redis.Redis.from_url("unix:///nowhere/redis.sock"), "driftwarden:", SEAL)
 
     with pytest.raises(Retry):
         away.quarantined("m")

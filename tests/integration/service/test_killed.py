@@ -14,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stack import Stack
 
 from driftwarden.audit import verify
+from driftwarden.service.bootstrap import open_seal
 from driftwarden.service.workflow.ledger import Ledger
 from driftwarden.service.workflow.store import WorkflowStore
+from driftwarden.settings import load_settings
 from driftwarden.stream.embedded import EmbeddedRedis
 
 # After the challenger was trained; after the alias moved, before anybody was told; after everything, before the commit.
@@ -48,7 +50,7 @@ def test_one_effect_whatever_was_killed(stack: Stack) -> None:
         assert [start(stack, point) for point in POINTS] == [-signal.SIGKILL] * len(POINTS)
         assert start(stack, "-") == 0
         (incident,) = WorkflowStore(client).list()
-        (entry,) = Ledger(client, "driftwarden:").entries().values()
+        (entry,) = Ledger(client, "driftwarden:", open_seal(load_settings(stack.environ))).entries().values()
         client.close()
     assert incident.state == "verifying"
     assert (entry["state"], entry["cost"]) == ("done", 1_000_000)
@@ -56,7 +58,6 @@ def test_one_effect_whatever_was_killed(stack: Stack) -> None:
     from mlflow import MlflowClient
 
     from driftwarden.actions.registry import KEY_TAG
-    from driftwarden.settings import load_settings
 
     registry = MlflowClient(load_settings(stack.environ).tracking_uri)
     versions = registry.search_model_versions("name='tiny'")

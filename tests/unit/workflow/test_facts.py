@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 
-from driftwarden.contracts.event import parse_event
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.stream.publisher import build_event
 
 NOW = "2026-11-20T09:00:00.000000Z"
 MODEL = WatchedModel(name="m", task="classification", target="y", metric="accuracy",
@@ -19,7 +17,7 @@ BARE = Incident(id="inc-1", correlation_id="a" * 32, model="m", opened_at=NOW, u
 
 def facts(incident: Incident, **changes: Any) -> dict[str, Any]:
     """Facts with nothing around them."""
-    about: dict[str, Any] = {"event": None, "model": MODEL, "state": {}, "halted": False, "track_record": None}
+    about: dict[str, Any] = {"model": MODEL, "state": {}, "halted": False, "track_record": None}
     return build_facts(incident, now=NOW, **(about | changes))
 
 
@@ -66,10 +64,8 @@ def test_money_of_a_loss(incident: Incident) -> None:
 
 def test_ages_are_whole_seconds_and_never_negative(incident: Incident) -> None:
     """An hour ago is 3600; clocks may differ a little; what lies in the future has no age that is known."""
-    document = build_event(
-        {"model": "m", "kind": "data_drift", "window": {"end": "2026-11-20T08:30:00+00:00"}}, source="s"
-    )
-    found = facts(incident, event=parse_event(json.dumps(document)))
+    incident.event = {"kind": "data_drift", "window": {"end": "2026-11-20T08:30:00+00:00"}}
+    found = facts(incident)
     assert (found["event"]["age_seconds"], found["evidence"]["age_seconds"]) == (3600, 1800)
     for told, age in (("2026-11-20T09:04:59Z", 0), ("2026-11-20T09:05:01Z", None), ("2126-11-20T09:00:00Z", None)):
         incident.event_time = told

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from driftwarden.sealing import Seal
 from driftwarden.service.workflow.ledger import Caps, Ledger, wilson_lower
 
 NOW = "2026-11-20T09:00:00Z"
@@ -15,7 +16,7 @@ FREE = Caps()
 @pytest.fixture
 def ledger(client: Any) -> Ledger:
     """An empty ledger."""
-    return Ledger(client, "driftwarden:")
+    return Ledger(client, "driftwarden:", Seal(b"k" * 32))
 
 
 def reserve(

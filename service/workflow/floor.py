@@ -1,0 +1,174 @@
+"""What this host's audit log says happened: a floor below the state in Redis, which others can rewind.
+
+Counters never fall below what the log accounts for, and an incident whose stored state knows less than the log (it ended;
+it had an effect) is not walked again. The log is read as it grows, every stream of it: those of earlier processes too.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any
+
+from driftwarden.clock import parse_rfc3339
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.ledger import Caps, count_actions
+
+JsonObject = dict[str, Any]
+_TYPES = ("intent", "result", "verification", "close")
+_MARKS = tuple(f'"type":"{name}"'.encode() for name in _TYPES)
+_MICRO = Decimal(1_000_000)
+
+
+class LogTail:
+    """The records of a folder of the audit log that were added since the last look; a torn tail waits."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin at the beginning."""
+        self._folder = folder
+        self._read: dict[str, int] = {}
+
+    def __call__(self) -> list[JsonObject]:
+        """New records of the types that count here."""
+        found: list[JsonObject] = []
+        for path in sorted(self._folder.glob("*.jsonl")):
+            begin = self._read.get(path.name, 0)
+            try:
+                if path.stat().st_size <= begin:
+                    continue
+                with path.open("rb") as file:
+                    file.seek(begin)
+                    whole = file.read().rpartition(b"\n")[0]
+            except OSError:  # taken away by retention between two looks
+                continue
+            if whole:
+                self._read[path.name] = begin + len(whole) + 1
+                found += [_parsed(line) for line in whole.split(b"\n") if any(mark in line for mark in _MARKS)]
+        return [one for one in found if one]
+
+
+def _parsed(line: bytes) -> JsonObject:
+    try:
+        record = json.loads(line)
+    except ValueError:  # a damaged line is for `audit verify` to tell of
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("body"), dict) else {}
+
+
+@dataclass
+class _Known:
+    """What the log tells of one incident; `effects` by idempotency key: entries as the ledger's."""
+
+    effects: dict[str, JsonObject] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)  # intent's hash -> its idempotency key
+    done: set[str] = field(default_factory=set)  # intents' hashes that a result followed
+    closed: tuple[str, str] | None = None  # the last `close`: its hash, the state it names
+
+
+class AuditFloor:
+    """The floor of one process; thread-safe."""
+
+    def __init__(self, tail: Callable[[], Iterable[JsonObject]]) -> None:
+        """`tail` gives the records that are new since it was last asked."""
+        self._tail = tail
+        self._known: dict[str, _Known] = {}
+        self._lock = threading.Lock()
+
+    def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> JsonObject:
+        """The counting facts of contract §4 from the log alone, without the incident that is being decided."""
+        with self._lock:
+            self._refresh()
+            entries = [entry for id, known in self._known.items() if id != incident for entry in known.effects.values()]
+        return count_actions(entries, model=model, now=now, caps=caps)
+
+    def has_unknown_effect(self, incident: Incident) -> bool:
+        """True where the log tells of an effect that the stored state does not know: the state was put back."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident.id)
+            return known is not None and not known.done <= set(incident.intents)
+
+    def ended_as(self, incident: Incident) -> tuple[str, str] | None:
+        """`(hash of its last close record, state)` where the log says that it ended and the stored state does not know.
+
+        Either its worker died right before the last commit, or the state was put back; in both cases it has ended.
+        """
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident.id)
+            closed = known.closed if known is not None else None
+        if closed is None or closed[0] == incident.audit.get("close") or closed[1] == incident.state.value:
+            return None
+        return closed
+
+    def _refresh(self) -> None:
+        for record in self._tail():
+            incident, kind, body = record.get("incident"), record.get("type"), record["body"]
+            if not isinstance(incident, str):
+                continue
+            known = self._known.setdefault(incident, _Known())
+            if kind == "intent":
+                self._intended(known, record, body)
+            elif kind == "result" and (key := known.keys.get(str(record.get("causation")))):
+                known.done.add(str(record["causation"]))
+                known.effects[key] |= {"state": "done", "cost": _micro(body.get("cost_usd"))}
+            elif kind == "verification" and body.get("verdict") == "harmed":
+                for entry in known.effects.values():
+                    entry["failed"] = entry["failed"] or not entry["undo"]
+            elif kind == "close":
+                known.closed = (str(record.get("@hash")), str(body.get("state")))
+                self._ended(known, str(body.get("state")))
+
+    @staticmethod
+    def _intended(known: _Known, record: JsonObject, body: JsonObject) -> None:
+        key, at = str(body.get("idempotency_key")), body.get("at")
+        try:
+            moment = parse_rfc3339(str(at))
+        except ValueError:
+            return
+        known.keys[str(record.get("@hash"))] = key
+        known.effects[key] = {
+            "model": body.get("model"),
+            "at": int(moment.timestamp() * 1000),
+            "cost": _micro((body.get("estimate") or {}).get("cost_usd")),
+            "state": "begun",
+            "failed": False,
+            "undo": body.get("undo") is True,
+        }
+
+    @staticmethod
+    def _ended(known: _Known, state: str) -> None:
+        """What was intended and has no result: a failure where the incident failed with it, else it did not happen."""
+        for key, entry in list(known.effects.items()):
+            if entry["state"] != "begun":
+                continue
+            if state == "failed":
+                entry |= {"state": "done", "failed": True}
+            else:
+                del known.effects[key]
+
+
+def _micro(amount: Any) -> int:
+    try:
+        return int((Decimal(str(amount)) * _MICRO).to_integral_value(ROUND_CEILING))
+    except (ArithmeticError, ValueError):
+        return 0
+
+
+def raised(counted: JsonObject, floor: JsonObject) -> JsonObject:
+    """The counters of Redis, none of them below the log's; what is unknown stays unknown."""
+    if counted.get("spent_usd_today") is None:
+        return counted
+    result = dict(counted)
+    for name in ("spent_usd_today", "spent_usd_today_model"):
+        result[name] = str(max(Decimal(counted[name]), Decimal(floor[name])))
+    for name in ("actions_in_window_model", "actions_in_window_global"):
+        result[name] = max(counted[name], floor[name])
+    since = [one["seconds_since_last_action_model"] for one in (counted, floor)]
+    result["seconds_since_last_action_model"] = min((one for one in since if one is not None), default=None)
+    result["last_action_failed"] = counted["last_action_failed"] or floor["last_action_failed"]
+    if floor["recent_failures"] > counted["recent_failures"]:
+        result |= {name: floor[name] for name in ("recent_runs", "recent_failures")}
+    return result
