@@ -74,16 +74,16 @@ def list_(everything: bool, as_json: bool) -> None:
         table.add_column(column, justify="right" if column in figures else "left")
     for one in found:
         table.add_row(
-            one.id,
-            one.state,
-            safe_text(one.model, 40),
-            _action(one),
+            _cell(one.id),
+            f"{one.state} (changed)" if one.altered() else one.state,
+            _cell(one.model),
+            _cell(_action(one)),
             f"${one.cost_usd:.2f}",
             "-" if one.benefit_usd is None else f"${one.benefit_usd:.2f}",
             "-" if one.confidence is None else f"{one.confidence:.2f}",
             _span(datetime.now(UTC) - parse_rfc3339(one.requested_at)),
             _span(parse_rfc3339(one.expires_at) - datetime.now(UTC)) if one.state == "pending" else "-",
-            ", ".join(one.why),
+            _cell(", ".join(one.why), 200),
         )
     console().print(table)
 
@@ -119,7 +119,7 @@ def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[s
     out = console()
 
     def line(text: str) -> None:
-        out.print(text, markup=False)
+        out.print(safe_text(text, 1000), markup=False)
 
     left = _span(parse_rfc3339(request.expires_at) - datetime.now(UTC))
     line(f"{request.id}  {request.state}  {_action(request)} on {safe_text(request.model)}")
@@ -145,7 +145,8 @@ def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[s
     out.print()
     render_incident(out, incident, trace_url=None, timeline=False)
     if request.state == "pending":
-        line(f"\n  driftwarden approvals approve {request.id} --reason '...'")
+        out.print()
+        line(f"  driftwarden approvals approve {request.id} --reason '...'")
         line(f"  driftwarden approvals reject  {request.id} --reason '...'")
         line(f"  driftwarden incidents show {request.incident}     (its whole timeline)")
 
@@ -227,9 +228,9 @@ def _answer(id: str, reason: str, name: str | None, key: str | None, *, verdict:
         return
     missing = request.required - len(request.granted)
     if request.state == "pending":
-        note(f"{request.id}: signed; {missing} more needed of {', '.join(request.groups)}")
+        note(safe_text(f"{request.id}: signed; {missing} more needed of {', '.join(request.groups)}"))
     else:
-        note(f"{request.id} is {request.state}; follow it with: driftwarden incidents show {request.incident}")
+        note(safe_text(f"{request.id} is {request.state}; follow it: driftwarden incidents show {request.incident}"))
 
 
 def _reason(reason: str) -> str:
@@ -273,6 +274,13 @@ def _approver(
 def _action(request: "ApprovalRequest") -> str:
     params = ", ".join(f"{key}={value}" for key, value in request.params.items() if key in {"strategy", "to_version"})
     return f"{request.action}({params})" if params else request.action
+
+
+def _cell(text: str, limit: int = 40) -> str:
+    """What stands in the store, for a table: neither control characters nor markup have an effect."""
+    from rich.markup import escape
+
+    return escape(safe_text(text, limit))
 
 
 def _span(delta: Any) -> str:

@@ -1,6 +1,7 @@
 """`driftwarden approvers`: who may approve, and with which keys."""
 
 import getpass
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,8 +158,21 @@ def own_key(settings: "Settings", name: str, file: str | None) -> tuple["PublicK
             kept.symlink_to(path)
         return public, path if private else None
     if kept.exists():
-        return read_key_file(kept, ask_passphrase)[0], kept
+        public = read_key_file(kept, ask_passphrase)[0]
+        if not _is_revoked(settings, public):
+            return public, kept
+        for path in (kept, kept.with_name(kept.name + ".pub")):
+            if path.exists():
+                path.replace(path.with_name(f"{path.name}.revoked-{os.urandom(4).hex()}"))
     return public_of(create_key(kept)), kept
+
+
+def _is_revoked(settings: "Settings", public: "PublicKey") -> bool:
+    from driftwarden.service.signing.roster import read_roster
+    from driftwarden.service.signing.sshsig import parse_public
+
+    ended = (one for entry in read_roster(settings).values() for one in entry.keys if one.revoked_at is not None)
+    return any(parse_public(one.public) == public for one in ended)
 
 
 def enroll_key(

@@ -524,6 +524,12 @@ def test_one_screen_to_decide_on(terminal: World, capsys: pytest.CaptureFixture[
     listed = capsys.readouterr().out
     for column in ("age", "left", "benefit", "cost", "confidence", "why"):
         assert column in listed
+    write(terminal, request, model="[red]m\x1b[31m", why=("\x1b[2Jconfidence",))
+    for arguments in (["show", request.id], ["list"]):
+        assert run(["approvals", *arguments]) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown
+        assert "[red]" in shown
 
 
 def test_enrolling_is_strict(terminal: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -539,6 +545,9 @@ def test_enrolling_is_strict(terminal: World, capsys: pytest.CaptureFixture[str]
     assert run(["approvers", "enroll", "--group", "risk", "--key", public]) == 2
     assert "got `revoked`" in capsys.readouterr().err
     assert run(["approvals", "approve", terminal.pending().id, "--reason", "x"]) == 2
+    assert "none that is enrolled" in capsys.readouterr().err
+    assert run(["approvers", "enroll", "--group", "risk"]) == 0
+    assert run(["approvals", "approve", terminal.pending().id, "--reason", "back with another key"]) == 0
     assert run(["approvers", "enroll", "../x", "--group", "risk"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
