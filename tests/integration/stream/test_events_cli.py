@@ -144,3 +144,11 @@ def test_a_server_that_is_away_is_one_line(
     assert "0 of 1 events" in err
     assert "hunter2" not in err
     assert err.count("\n") == 1
+
+
+def test_an_empty_list_is_no_event(client: Redis, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing to publish is a wrong request, in whichever form it comes."""
+    (tmp_path / "list.json").write_text("[]\n")
+    assert run(["emit", "list.json"]) == 2
+    assert "got `an empty list`" in capsys.readouterr().err
+    assert client.xlen(EVENTS) == 0
