@@ -79,6 +79,8 @@ def move_champion(
 
 def finish(parts: Parts, request: ActionRequest, key: str, record: JsonObject) -> JsonObject:
     """Write the record as `done`."""
+    if record.get("changed"):
+        parts.registry.drop_challenger(request.model, int(record["after"]), lock=parts.lease)
     done = {**record, **origin(request), "state": "done"}
     parts.registry.put_effect(request.model, key, done, lock=parts.lease)
     parts.on_step("done")

@@ -134,6 +134,14 @@ class MlflowRegistry:
             if self.challenger(model) != version:
                 self._set_alias(model, CHALLENGER, version)
 
+    def drop_challenger(self, model: WatchedModel, version: int, *, lock: Lease) -> None:
+        """Take the alias `challenger` off a version that is the champion now; any other challenger stays."""
+        with self._lock:
+            lock.check()
+            if self.challenger(model) == version:
+                with self._open() as client:
+                    client.delete_registered_model_alias(_name(model), CHALLENGER)
+
     def tag_version(self, model: WatchedModel, version: int, tags: Mapping[str, str]) -> None:
         """Tag a version and the run it came from; a run that is gone or of another server is left alone."""
         with self._open() as client:

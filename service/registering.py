@@ -129,11 +129,19 @@ def first_champion(
         )
     correlation_id = key[:32]
     actor = Actor(kind="human", id=getpass.getuser())
+    # What allows it is the word of whoever registers the model: it has no champion yet that anything could happen to.
+    allowed = audit.append(
+        "approval",
+        {"verdict": "registration_requested", "by": actor.id, "model": model.name},
+        actor=actor,
+        correlation_id=correlation_id,
+    )
     intent = audit.append(
         "intent",
         {"action": "register", "model": model.name, "idempotency_key": key, "before": None},
         actor=actor,
         correlation_id=correlation_id,
+        causation=allowed,
     )
 
     def tell(after: int | None, detail: str) -> None:

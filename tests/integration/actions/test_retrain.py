@@ -22,7 +22,7 @@ def test_a_winner_is_refitted_on_everything_and_promoted(world: Any) -> None:
     result = world.action(RETRAIN).execute(request)
 
     assert (result.changed, result.before, result.after) == (True, 1, 3)
-    assert world.registry.champion(world.model) == 3
+    assert (world.registry.champion(world.model), world.registry.challenger(world.model)) == (3, None)
     assert world.registry.previous(world.model) == 1
     assert [training.rows.row_end for training in world.trainer.requests] == [800, 1000]
     assert world.tags(3)["driftwarden.incident"] == "inc-1"
