@@ -246,7 +246,7 @@ class Approvals:
             if other.incident == incident.id and other.id != id and other.state in {"pending", "approved"}:
                 self._change(other.id, lambda one: one.model_copy(update={"state": "superseded"}))
         existing = self.find(id)
-        if existing is not None and _stands(existing):
+        if existing is not None and _stands(incident, existing):
             return existing, False
         requested_at = rfc3339(self._clock.now())
         request = ApprovalRequest.model_validate(
@@ -369,9 +369,12 @@ class Approvals:
         raise Retry(f"approval `{id}` kept changing under this request; try again")
 
 
-def _stands(existing: ApprovalRequest) -> bool:
-    """True where the same plan need not be asked for anew; a no is final, however it came to stand there."""
-    return existing.state == "rejected" or (existing.state in {"pending", "approved"} and not existing.altered())
+def _stands(incident: Incident, existing: ApprovalRequest) -> bool:
+    """True where the same plan need not be asked for anew: it was rejected, which is final however it came to stand there,
+    or it is open, and is the very asking that the incident remembers: an older one may have been put back, signed."""
+    if existing.state == "rejected":
+        return True
+    return existing.state in {"pending", "approved"} and incident.asked == asked_as(existing) and not existing.altered()
 
 
 def _time_of(grant: Grant) -> datetime:

@@ -272,20 +272,27 @@ def test_no_attack_has_an_effect(asked: Any, attack: Callable[[Any, ApprovalRequ
     stays_undone(asked)
 
 
-def test_an_old_approval_is_not_taken_up_again(asked: Any) -> None:
-    """Two approved it, somebody closed the incident, and took it up later: the old request in the new one's place is none."""
+@pytest.mark.parametrize("state", ["approved", "pending"])
+@pytest.mark.parametrize("early", [True, False])
+def test_an_old_approval_is_not_taken_up_again(asked: Any, early: bool, state: str) -> None:
+    """Two approved it, somebody closed the incident and took it up later: the old request, put back before or after it is
+    asked for again, is none."""
     old = asked.pending()
     for who in ("ada", "bob"):
         asked.approve(who)
-    signed = asked.client.hget(KEY, old.id)
+    signed = asked.parts.approvals.get(old.id)
     asked.ask("close")
     asked.run()
     assert asked.only().state == "closed"
     asked.clock.advance(seconds=1)
+    if early:
+        write(asked, signed, state=state)
     asked.ask("retry")
     asked.run()
     assert (asked.pending().id, asked.pending().granted) == (old.id, ())
-    asked.client.hset(KEY, old.id, signed)
+    for later in (state, "approved"):
+        write(asked, signed, state=later)
+        assert approval_facts(asked.parts, asked.only()) is None
     stays_undone(asked)
     assert asked.pending().requested_at > old.requested_at
 

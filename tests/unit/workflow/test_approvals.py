@@ -18,6 +18,7 @@ from driftwarden.service.workflow.approvals import (
     Approvals,
     approval_digest,
     approved_by,
+    asked_as,
     is_bound,
     standing,
 )
@@ -246,7 +247,8 @@ def test_rejected_is_final(
 def test_the_same_plan_is_asked_once_and_another_supersedes_it(
     approvals: Approvals, request_: ApprovalRequest, incident: Incident, decision: Decision, people: People
 ) -> None:
-    """A crash asks again without a second request; a new window withdraws the old one, approved or not."""
+    """What the incident remembers is not asked twice; a new window withdraws the old one, approved or not."""
+    incident.asked = asked_as(request_)
     same, new = approvals.request(incident, decision, "why")
     assert (same, new) == (request_, False)
     for who in ("ada", "bob"):
