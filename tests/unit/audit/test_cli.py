@@ -186,3 +186,5 @@ def test_the_benchmark_measures_what_it_names(tmp_path: Path) -> None:
     assert result["verify"]["raw_mb_per_second"] > 0
     assert [one["threads"] for one in result["append"]] == [1, 4]
     assert all(one["records_per_second"] > 0 and one["share_of_bare"] > 0 for one in result["append"])
+    assert all(one["slices"] > 1 and one["cpu_us_per_record"] > 0 for one in result["append"])
+    assert result["append"][0]["records_per_sync"] == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from driftwarden.audit import AuditWriter, Limits, VerifyReport, notes, verify
+from driftwarden.audit.files import whole_lines
 from driftwarden.audit.record import seal
 from driftwarden.audit.scan import FileScan, Scanner
 from driftwarden.clock import SystemClock
@@ -201,3 +202,15 @@ def test_a_log_that_is_being_written_verifies_all_the_while(
         assert report.ok, _faults(report)
     for writer in writers:
         writer.close()
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_line_that_is_being_written_is_never_read_by_halves(tmp_path: Path, ahead: int) -> None:
+    """Given a tail that its writer finishes while the file is read, it is left out or whole."""
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b"a\nb")
+    lines = whole_lines(path)
+    read = [next(lines) for _ in range(ahead)]
+    with path.open("ab") as handle:
+        handle.write(b"c\nd")
+    assert [*read, *lines] in ([b"a"], [b"a", b"bc"])
