@@ -285,8 +285,8 @@ def test_an_old_approval_is_not_taken_up_again(asked: Any, early: bool, state: s
     asked.run()
     assert asked.only().state == "closed"
     asked.clock.advance(seconds=1)
-    if early:
-        write(asked, signed, state=state)
+    if early:  # while the agents think: after what was open was withdrawn, before it is asked for again
+        asked.script.on_advise = lambda: write(asked, signed, state=state)
     asked.ask("retry")
     asked.run()
     assert (asked.pending().id, asked.pending().granted) == (old.id, ())
