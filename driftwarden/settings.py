@@ -101,6 +101,23 @@ class RehearsalSettings(Value):
     memory_mib: Annotated[int, Field(ge=512)] = 4096
 
 
+class AuditSettings(Value):
+    """The audit log: when a file is full, when a checkpoint is due, what is personal, and how long files are kept.
+
+    `personal`: body paths whose values are written as salted commitments (`reason`, `granted.*.by`). `keep` and `keep_mib`
+    remove whole files from the front of a stream, on record; None keeps all. `keep` is at least 31 days: counters of the
+    policy rest on the log.
+    """
+
+    file_mib: Annotated[int, Field(ge=1, le=16_384)] = 256
+    file_age: Duration = timedelta(days=1)
+    checkpoint_records: Annotated[int, Field(ge=1)] = 1024
+    checkpoint_age: Duration = timedelta(minutes=5)
+    personal: tuple[str, ...] = ()
+    keep: Annotated[Duration, Field(ge=timedelta(days=31))] | None = None
+    keep_mib: Annotated[int, Field(ge=1)] | None = None
+
+
 class ActionSettings(Value):
     """`promotion`: `refit` trains the recipe that won again on all rows, `exact` promotes the very version that won.
 
@@ -156,6 +173,7 @@ class Settings(Value):
     data: DataSettings = DataSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()
     actions: ActionSettings = ActionSettings()
+    audit: AuditSettings = AuditSettings()
     verification: VerificationSettings = VerificationSettings()
     models: dict[str, WatchedModel] = {}
     approvers: dict[str, Approver] = {}

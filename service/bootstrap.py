@@ -170,10 +170,43 @@ def open_seal(settings: Settings) -> "Seal":
 
 def open_audit(settings: Settings, clock: Clock, *, role: str) -> "AuditWriter":
     """A stream of the audit log of this process's own."""
-    from driftwarden.audit import AuditWriter
+    from driftwarden.audit import AuditWriter, Limits
 
     stream = f"{role}-{process_name(unique=True)}"
-    return AuditWriter(settings.audit_dir, stream=stream, clock=clock, key_path=settings.home / "keys" / "audit.key")
+    bounds = settings.audit
+    return AuditWriter(
+        settings.audit_dir,
+        stream=stream,
+        clock=clock,
+        key_path=settings.home / "keys" / "audit.key",
+        limits=Limits(
+            file_bytes_max=bounds.file_mib * 1024 * 1024,
+            file_age_max=bounds.file_age,
+            checkpoint_records=bounds.checkpoint_records,
+            checkpoint_age=bounds.checkpoint_age,
+        ),
+        personal=bounds.personal,
+    )
+
+
+def keep_audit(settings: Settings, audit: "AuditWriter", clock: Clock) -> None:
+    """Remove the files of the audit log that the settings no longer keep; on record, and never an unverified log's."""
+    from driftwarden.audit.maintain import retain
+    from driftwarden.contracts.ports import Actor
+
+    bounds = settings.audit
+    if bounds.keep is None and bounds.keep_mib is None:
+        return
+    gone = retain(
+        audit,
+        now=clock.now(),
+        reason="retention of the settings",
+        actor=Actor(kind="timer", id="retention"),
+        age_max=bounds.keep,
+        bytes_max=bounds.keep_mib * 1024 * 1024 if bounds.keep_mib else None,
+    )
+    if gone:
+        log.info("audit: %d files are no longer kept: %s", len(gone), ", ".join(gone))
 
 
 def start_tracing(settings: Settings) -> "Tracing":
@@ -212,6 +245,7 @@ class Service:
     policy_watch: "PolicyWatch"
     agreement: "PolicyAgreement"
     audit_healthy: Callable[[], bool]
+    housekeeping: Callable[[], None]
     trainer: "Trainer"
     client_url: str
 
@@ -368,6 +402,7 @@ def open_service(
             ),
             agreement=agreement,
             audit_healthy=lambda: audit.healthy,
+            housekeeping=lambda: keep_audit(settings, audit, clock),
             trainer=trainer,
             client_url=redis_url(settings),
         )

@@ -42,6 +42,7 @@ def serve(workers: int | None, log_file: str | None) -> None:
             name=name,
             workers=count,
             watch_policy=service.policy_watch.tick,
+            housekeeping=service.housekeeping,
         )
 
         def stop(number: int, frame: object) -> None:

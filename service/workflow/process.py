@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 INTAKE_BATCH = 50
 TIMER_EVERY_S = 0.5
 TRIM_EVERY_TICKS = 1200
+HOUSEKEEPING_EVERY_TICKS = 7200
 POLICY_EVERY_S = 1.0
 # Imported before there are threads: two that import one of these at once see each other's half-made modules.
 IMPORTED_FIRST = (
@@ -46,8 +47,13 @@ class ServiceProcess:
         name: str,
         workers: int,
         watch_policy: Callable[[], None] | None = None,
+        housekeeping: Callable[[], None] | None = None,
     ) -> None:
-        """`name` is unique among live processes; `watch_policy` is called every second. Nothing starts yet."""
+        """`name` is unique among live processes; `watch_policy` is called every second, `housekeeping` every hour.
+
+        Nothing starts yet.
+        """
+        self._housekeeping = housekeeping
         self._parts, self._store, self._intake, self._name, self._workers = parts, store, intake, name, workers
         self._watch_policy = watch_policy
         self._stop = threading.Event()
@@ -135,6 +141,8 @@ class ServiceProcess:
             if ticks % TRIM_EVERY_TICKS == 0:
                 self._store.trim()
                 free_reservations(self._parts, self._store)
+            if self._housekeeping is not None and ticks % HOUSEKEEPING_EVERY_TICKS == 1:
+                self._housekeeping()
 
 
 def free_reservations(parts: Parts, store: WorkflowStore) -> list[str]:
