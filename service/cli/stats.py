@@ -53,6 +53,11 @@ def stats(model: str | None, as_json: bool) -> None:
         f"approvals      {approved['approved']} approved, {approved['rejected']} rejected, {approved['expired']} expired, "
         f"{approved['pending']} waiting; median {_s(approved['median_seconds'])}"
     )
+    right = approved["proved_right"]
+    out.print(
+        f"approvers      approved {_percent(approved['approval_rate'])} of those answered; "
+        f"{_percent(right['share'])} of {right['n']} judged later had helped"
+    )
 
 
 def _percent(share: str | None) -> str:

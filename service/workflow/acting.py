@@ -23,7 +23,7 @@ from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
-from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, tell_harm_stands
+from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, settle, tell_harm_stands
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,8 @@ def _undo(parts: Parts, incident: Incident) -> State:
     except (GiveUp, AskHuman) as error:
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"undo: a person must look: {error.diagnostics()}")
-    incident.undone, incident.attempts = undone, 0
     _book(parts, incident, undone)
-    return State.UNDONE
+    return settle(incident, undone)
 
 
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from statistics import median
 from typing import Any
@@ -40,7 +40,7 @@ def figures(
         "undone": sum(one.state.value == "undone" for one in incidents),
         "spend_usd": f"{spend_usd.normalize():f}",
         "calibration": _calibration(judged),
-        "approvals": _approvals(approvals),
+        "approvals": _approvals(approvals, {one.id: one for one in incidents}),
     }
 
 
@@ -85,17 +85,27 @@ def _calibration(judged: Sequence[Incident]) -> dict[str, Any]:
     return {"brier": f"{brier:.4f}", "ece": f"{ece:.4f}", "n": len(pairs)}
 
 
-def _approvals(approvals: Sequence[ApprovalRequest]) -> dict[str, Any]:
+def _approvals(approvals: Sequence[ApprovalRequest], incidents: Mapping[str, Incident]) -> dict[str, Any]:
     waited = [
         (parse_rfc3339(answers[-1].at) - parse_rfc3339(one.requested_at)).total_seconds()
         for one in approvals
         if (answers := [*one.granted, *([one.refused] if one.refused else [])])
     ]
     states = Counter(one.state for one in approvals)
+    done = [
+        incidents[one.incident]
+        for one in approvals
+        if one.state == "executed" and one.incident in incidents and "undo" not in one.params
+    ]
+    judged = [one.helped for one in done if one.helped is not None]
+    answered = states["approved"] + states["executed"] + states["rejected"]
     return {
         "median_seconds": round(median(waited), 3) if waited else None,
         "approved": states["approved"] + states["executed"],
         "rejected": states["rejected"],
         "expired": states["expired"],
         "pending": states["pending"],
+        "approval_rate": _share(states["approved"] + states["executed"], answered),
+        # Of the approved effects that later rows judged: how many helped.
+        "proved_right": {"share": _share(sum(judged), len(judged)), "n": len(judged)},
     }

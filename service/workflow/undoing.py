@@ -8,7 +8,7 @@ done, the incident stands again where it stood before.
 from typing import Any
 
 from driftwarden.contracts.base import ActionName
-from driftwarden.contracts.effects import Verification
+from driftwarden.contracts.effects import EffectResult, Verification
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import Refused
 from driftwarden.service.workflow.incident import Incident
@@ -88,13 +88,28 @@ def _loss(harm: Verification | None) -> dict[str, Any]:
 def give_back(parts: Parts, incident: Incident, why: str) -> State:
     """It is not taken back: the incident stands again where it stood."""
     assert incident.undo_of is not None
-    before = dict(incident.undo_of["returns"])
-    earlier = Incident.model_validate(incident.to_store() | before)
+    state = State(incident.undo_of["returns"]["state"])
+    _restore(incident)
+    incident.note(parts.clock, "result", f"not undone: {why}", SERVICE)
+    return state
+
+
+def settle(incident: Incident, undone: EffectResult) -> State:
+    """It is taken back: the incident is again about what it did, and says that it is undone."""
+    approval, asked = incident.approval, incident.asked
+    _restore(incident)
+    incident.undone, incident.attempts = undone, 0
+    if approval is not None:  # whom it needed for that stays visible
+        incident.approval, incident.asked = approval, asked
+    return State.UNDONE
+
+
+def _restore(incident: Incident) -> None:
+    assert incident.undo_of is not None
+    earlier = Incident.model_validate(incident.to_store() | incident.undo_of["returns"])
     for name in _REPLACED:
         setattr(incident, name, getattr(earlier, name))
     incident.undo_of = None
-    incident.note(parts.clock, "result", f"not undone: {why}", SERVICE)
-    return State(before["state"])
 
 
 def leave(parts: Parts, incident: Incident, why: str) -> State:

@@ -46,6 +46,10 @@ def test_an_undo_has_its_own_decision_intent_and_result(world: Any) -> None:
     assert facts["plan"]["action"] == "rollback"
     assert (facts["plan"]["confidence"], facts["impact"]["relative_loss"]) == ("0.99", "0.2")
     assert [one["type"] for one in world.records()].index("verification") < world.records().index(intent)
+    incident = world.only()
+    assert (incident.candidate.action, incident.confidence, incident.undone.after) == (ActionName.RETRAIN, 0.97, 1)
+    assert incident.decision["outcome"] == "execute"
+    assert incident.facts["plan"]["action"] == "retrain"
 
 
 def test_a_halt_holds_the_undo_too(world: Any) -> None:

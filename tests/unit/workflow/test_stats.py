@@ -82,4 +82,22 @@ def test_approvers() -> None:
     """Median of those that were answered; states counted."""
     requests = [answered("executed", 10), answered("rejected", 30), answered("expired", 40), answered("pending", 50)]
     found = figures([], requests, spend_usd=Decimal(0), harmful_loss=Decimal("0.02"))["approvals"]
-    assert found == {"median_seconds": 20.0, "approved": 1, "rejected": 1, "expired": 1, "pending": 1}
+    counts = {"median_seconds": 20.0, "approved": 1, "rejected": 1, "expired": 1, "pending": 1}
+    assert found == counts | {"approval_rate": "0.5000", "proved_right": {"share": None, "n": 0}}
+
+
+def test_how_often_approvers_were_right() -> None:
+    """Of the approved effects that later rows judged; an approved undo is no such effect."""
+    incidents = [
+        acted(1, helped=True, confidence=0.5, approval="apr-1"),
+        acted(2, helped=False, confidence=0.5, approval="apr-2"),
+        acted(3, helped=None, confidence=0.5, approval="apr-3"),
+        acted(4, helped=True, confidence=0.5),
+        acted(5, helped=False, confidence=0.5, approval="apr-5"),
+    ]
+    requests = [
+        answered("executed", number).model_copy(update={"incident": f"inc-{number}", "params": params})
+        for number, params in ((1, {}), (2, {}), (3, {}), (5, {"undo": "inc-5"}))
+    ]
+    found = figures(incidents, requests, spend_usd=Decimal(0), harmful_loss=Decimal("0.02"))["approvals"]
+    assert found["proved_right"] == {"share": "0.5000", "n": 2}
