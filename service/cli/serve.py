@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from driftwarden.errors import BadInput, unreadable
 from driftwarden.service.cli.common import note
 
 
@@ -32,6 +33,12 @@ def serve(workers: int | None, log_file: str | None) -> None:
     from driftwarden.service.workflow.process import ServiceProcess
 
     settings = read_settings()
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            "state folder", got=unreadable(error), expected="a folder that can be written", where=str(settings.home)
+        ) from None
     count = workers or settings.service.workers
     with open_service(settings, log_file=Path(log_file) if log_file else None, sandbox_slots=count) as service:
         name = service.process_name()
