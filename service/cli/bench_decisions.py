@@ -12,7 +12,7 @@ from driftwarden.service.cli.common import console, json_option, print_json
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @json_option
 def policy(decisions: int, seed: int, as_json: bool) -> None:
-    """Decisions a second with the full trace, on one core, beside a hand-written if-chain over the same facts.
+    """Decisions a second with the full trace, on one core, beside a hand-written if-chain (and zen-engine, where installed).
 
     \b
     Example:
@@ -34,6 +34,16 @@ def _show(document: dict[str, Any]) -> None:
         f"{document['per_second']:,} decisions a second of CPU, {document['rules']} rules each "
         f"(p50 {document['p50_us']} us, p99 {document['p99_us']} us)"
     )
+    out.print(f"{document['to_json_per_second']:,} a second where each is written as a document as well")
     out.print(f"yardstick: {chain:,} a second by an if-chain that leaves no trace")
+    zen = document["yardsticks"]["zen_engine"]
+    if isinstance(zen, str):
+        out.print(f"yardstick: zen-engine is {zen}")
+    else:
+        agrees = "agrees" if zen["agrees_with_if_chain"] else "does NOT agree"
+        out.print(
+            f"yardstick: {zen['per_second']:,} a second by zen-engine, {zen['with_trace_per_second']:,} with its trace;"
+            f" it {agrees}"
+        )
     agrees = "agrees" if document["agrees_with_if_chain"] else "does NOT agree"
     out.print(f"the if-chain {agrees} on all {document['decisions']:,} outcomes: {document['outcomes']}")

@@ -121,7 +121,10 @@ def test_replay_reads_the_audit_log(place: Path, capsys: pytest.CaptureFixture[s
     assert run(["policy", "replay", "--policy", "strict.yml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["matrix"] == {"execute": {"escalate": 1}}
     assert run(["policy", "replay", "--policy", "strict.yml"]) == 0
-    assert "changed: 2026-11-20T09:00:00Z inc-1 retrain of churn: execute -> escalate" in capsys.readouterr().out
+    assert (
+        "changed: 2026-11-20T09:00:00Z inc-1 retrain for churn: execute -> escalate (outcome), costs 5 USD"
+        in capsys.readouterr().out
+    )
     log = place / ".driftwarden" / "audit" / "s-0.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"type":"decision","bo')
@@ -141,3 +144,5 @@ def test_the_benchmark_agrees_with_its_yardstick() -> None:
 
     report = bench(decisions=300)
     assert (report["agrees_with_if_chain"], report["rules"], sum(report["outcomes"].values())) == (True, 12, 300)
+    zen = report["yardsticks"]["zen_engine"]
+    assert zen == "not installed" or zen["agrees_with_if_chain"]
