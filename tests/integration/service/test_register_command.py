@@ -90,3 +90,15 @@ def test_a_training_that_fails_leaves_its_result_in_the_log(folder: Path) -> Non
     assert result["causation"] == intent["@hash"]
     assert (result["body"]["changed"], result["body"]["detail"]) == (False, "training of tiny was killed")
     assert registry.champion(model) is None
+
+
+def test_the_doctor_names_a_metric_that_does_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry that was written by hand is looked at as one that is registered."""
+    entries = folder / "conf" / "local" / "driftwarden"
+    entries.mkdir(parents=True)
+    (entries / "models.yml").write_text("models: {tiny: {task: regression, target: x, metric: f1}}\n", encoding="utf-8")
+    assert run(["doctor", "--json"]) == 1
+    checks = {one["name"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["model tiny"]["state"] == "fault"
+    assert "metric of a regression, got `f1`" in checks["model tiny"]["detail"]
+    assert checks["model tiny"]["mend"] == "correct metric in models.yml"
