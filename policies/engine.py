@@ -124,7 +124,7 @@ class Policy:
                 verdict, got, expected = rule.check(case)
                 if verdict == PASS:
                     message = f"{rule.subject} is `{got}`, expected {expected}"
-                    results.append(_result(rule.id, PASS, None, got, expected, message))
+                    results.append(_new_result(RuleResult, (rule.id, PASS, None, got, expected, message)))
                     continue
             elif applies is None:
                 verdict, got, expected = UNKNOWN, None, "the facts that tell whether the rule applies"
@@ -133,11 +133,11 @@ class Policy:
                 continue
             excuse = self._excuse(rule.id, case) if verdict == FAIL else None
             if excuse is not None:
-                results.append(_result(rule.id, NOT_APPLICABLE, None, got, expected, excuse))
+                results.append(_new_result(RuleResult, (rule.id, NOT_APPLICABLE, None, got, expected, excuse)))
                 continue
             effects[rule.id] = effect = _effect(rule, verdict, seen, case)
             message = _message(rule, effect, got, expected)
-            results.append(_result(rule.id, verdict, effect, got, expected, message))
+            results.append(_new_result(RuleResult, (rule.id, verdict, effect, got, expected, message)))
             if rule.nothing_to_do and verdict == FAIL and effect == "monitor":
                 nothing.append(rule.id)
         nothing_to_do = bool(nothing) or case.action == "none"
@@ -145,7 +145,7 @@ class Policy:
         if outcome is Outcome.MONITOR and not ACT_LAST.isdisjoint(
             effects
         ):  # halted and enforcement leave monitor alone
-            results[-2:] = [result.model_copy(update={"effect": None}) for result in results[-2:]]
+            results[-2:] = [result._replace(effect=None) for result in results[-2:]]
         decisive = nothing if nothing_to_do else [id for id, effect in effects.items() if effect == outcome]
         dry = self.document.enforcement == "dryRun"
         return _decision(
@@ -232,20 +232,9 @@ def _message(rule: Rule, effect: Effect, got: str | None, expected: str | None) 
 
 
 # Values whose parts are right by construction are made without pydantic's checks, which cost more than the rules do.
-_RESULT_FIELDS, _DECISION_FIELDS = set(RuleResult.model_fields), set(Decision.model_fields)  # nothing adds to them
+_DECISION_FIELDS = set(Decision.model_fields)  # nothing adds to it
 _new, _set = object.__new__, object.__setattr__
-
-
-def _result(
-    id: str, verdict: Verdict, effect: Effect, got: str | None, expected: str | None, message: str
-) -> RuleResult:
-    result = _new(RuleResult)
-    parts = {"id": id, "verdict": verdict, "effect": effect, "got": got, "expected": expected, "message": message}
-    _set(result, "__dict__", parts)
-    _set(result, "__pydantic_fields_set__", _RESULT_FIELDS)
-    _set(result, "__pydantic_extra__", None)
-    _set(result, "__pydantic_private__", None)
-    return result
+_new_result = tuple.__new__  # without the function call that a NamedTuple's own is
 
 
 def _decision(**parts: Any) -> Decision:

@@ -158,7 +158,8 @@ class Bench:
 
     def decided(self) -> float:
         """Events a second from XADD to the end of a no-op workflow, decision included, by one process as it serves."""
-        from driftwarden.service.bootstrap import open_audit, open_seal
+        from driftwarden.service.auditing import open_audit
+        from driftwarden.service.bootstrap import open_seal
         from driftwarden.service.workflow.process import ServiceProcess
         from driftwarden.service.workflow.store import WorkflowStore
         from driftwarden.stream.intake import Intake

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import Clock, SystemClock
 from driftwarden.errors import Error
+from driftwarden.service.auditing import keep_audit, open_audit, process_name
 from driftwarden.settings import Settings, load_settings
 from driftwarden.telemetry import configure_logging, register_secret
 
 if TYPE_CHECKING:
     from redis import Redis
 
-    from driftwarden.audit import AuditWriter
     from driftwarden.contracts.ports import Trainer
     from driftwarden.knowledge import KnowledgeBase
     from driftwarden.policies import Policy
@@ -168,47 +167,6 @@ def open_seal(settings: Settings) -> "Seal":
     return Seal(load_or_create_key(settings.service.state_key_file or settings.home / "keys" / "state.key"))
 
 
-def open_audit(settings: Settings, clock: Clock, *, role: str) -> "AuditWriter":
-    """A stream of the audit log of this process's own."""
-    from driftwarden.audit import AuditWriter, Limits
-
-    stream = f"{role}-{process_name(unique=True)}"
-    bounds = settings.audit
-    return AuditWriter(
-        settings.audit_dir,
-        stream=stream,
-        clock=clock,
-        key_path=settings.home / "keys" / "audit.key",
-        limits=Limits(
-            file_bytes_max=bounds.file_mib * 1024 * 1024,
-            file_age_max=bounds.file_age,
-            checkpoint_records=bounds.checkpoint_records,
-            checkpoint_age=bounds.checkpoint_age,
-        ),
-        personal=bounds.personal,
-    )
-
-
-def keep_audit(settings: Settings, audit: "AuditWriter", clock: Clock) -> None:
-    """Remove the files of the audit log that the settings no longer keep; on record, and never an unverified log's."""
-    from driftwarden.audit.maintain import retain
-    from driftwarden.contracts.ports import Actor
-
-    bounds = settings.audit
-    if bounds.keep is None and bounds.keep_mib is None:
-        return
-    gone = retain(
-        audit,
-        now=clock.now(),
-        reason="retention of the settings",
-        actor=Actor(kind="timer", id="retention"),
-        age_max=bounds.keep,
-        bytes_max=bounds.keep_mib * 1024 * 1024 if bounds.keep_mib else None,
-    )
-    if gone:
-        log.info("audit: %d files are no longer kept: %s", len(gone), ", ".join(gone))
-
-
 def start_tracing(settings: Settings) -> "Tracing":
     """Traces: always kept locally, sent to Langfuse where its keys are set, to a collector where one is named."""
     from driftwarden.tracing import Langfuse, TracingSettings, configure_tracing
@@ -252,12 +210,6 @@ class Service:
     def process_name(self) -> str:
         """Name of this process among the workers."""
         return process_name()
-
-
-def process_name(*, unique: bool = False) -> str:
-    """Host and number of this process; `unique`: also among containers that share both."""
-    name = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}"
-    return f"{name}-{os.urandom(3).hex()}" if unique else name
 
 
 class PolicyHolder:

@@ -1,12 +1,15 @@
 """A decision of the policy engine (contract §4): a value, complete, serialisable, made from policy and facts alone."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from driftwarden.contracts.base import Outcome, Value
 
 
-class RuleResult(Value):
-    """One rule's verdict, and what it did to the outcome (`effect` None where nothing)."""
+class RuleResult(NamedTuple):
+    """One rule's verdict, and what it did to the outcome (`effect` None where nothing).
+
+    A tuple: a decision makes one for every rule, and a model of pydantic costs more than the rule does.
+    """
 
     id: str
     verdict: Literal["pass", "fail", "unknown", "not_applicable"]
@@ -46,7 +49,7 @@ class Decision(Value):
         return {
             "outcome": self.outcome.value,
             "would_be": self.would_be.value if self.would_be else None,
-            "rules": [rule.model_dump() for rule in self.rules],
+            "rules": [rule._asdict() for rule in self.rules],
             "decisive": list(self.decisive),
             "approvals": None
             if terms is None

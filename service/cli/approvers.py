@@ -106,7 +106,8 @@ def revoke(name: str, reason: str, as_json: bool) -> None:
       driftwarden approvers revoke ada --reason "laptop was stolen"
     """
     from driftwarden.contracts.ports import Actor
-    from driftwarden.service.bootstrap import open_audit, read_settings
+    from driftwarden.service.auditing import open_audit
+    from driftwarden.service.bootstrap import read_settings
     from driftwarden.service.signing import roster
     from driftwarden.service.workflow.halts import check_reason
 
@@ -180,7 +181,7 @@ def enroll_key(
 ) -> "Approver":
     """List the key; the audit record stands before the list is changed. `first`: only while nobody is listed."""
     from driftwarden.contracts.ports import Actor
-    from driftwarden.service.bootstrap import open_audit
+    from driftwarden.service.auditing import open_audit
     from driftwarden.service.signing.roster import enrol
 
     clock, by = SystemClock(), getpass.getuser()

@@ -51,7 +51,8 @@ class _NoServer:
 
 
 def _switch(reason: str, model: str | None, *, halted: bool, as_json: bool) -> None:
-    from driftwarden.service.bootstrap import open_audit, open_redis, read_settings
+    from driftwarden.service.auditing import open_audit
+    from driftwarden.service.bootstrap import open_redis, read_settings
     from driftwarden.service.workflow.halts import Halts, check_reason
 
     why = check_reason(reason)

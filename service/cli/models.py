@@ -167,7 +167,8 @@ def register(
     from driftwarden.contracts.data import RowSelection
     from driftwarden.contracts.watch import WatchedModel
     from driftwarden.pipelines.runner import KedroTrainer
-    from driftwarden.service.bootstrap import open_audit, read_settings
+    from driftwarden.service.auditing import open_audit
+    from driftwarden.service.bootstrap import read_settings
     from driftwarden.service.registering import check_rows, first_champion, write_entry
     from driftwarden.tables import read_table, resolve
 

@@ -71,7 +71,11 @@ def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None 
     if incident.decided_at is None:
         incident.decided_at = rfc3339(parts.clock.now())
     would = f" (would be {decision.would_be})" if decision.would_be else ""
-    because = f" because of {', '.join(decision.decisive)}" if decision.decisive else ": every rule passes"
+    lifted = ", ".join(rule.id for rule in decision.rules if rule.effect == "lifted")
+    if decision.decisive:
+        because = f" because of {', '.join(decision.decisive)}"
+    else:
+        because = f": people lifted {lifted}, every other rule passes" if lifted else ": every rule passes"
     incident.note(parts.clock, "decision", f"{decision.outcome}{would}{because}", SERVICE)
     return decision
 

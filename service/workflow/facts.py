@@ -6,6 +6,7 @@ from typing import Any
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.findings import Candidate, Rehearsal
 from driftwarden.contracts.watch import WatchedModel
+from driftwarden.policies import canonical_facts
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.strict import plain
 
@@ -52,7 +53,9 @@ def build_facts(
         "approval": approval,
         "state": {"halted": halted, **state},
     }
-    result: dict[str, Any] = plain(facts)
+    # Canonical first: a figure that is NaN or infinite stays one, and is unknown; made plain at once it would be a null,
+    # which some rules take for known.
+    result: dict[str, Any] = plain(canonical_facts(facts))
     return result
 
 

@@ -26,12 +26,17 @@ class Halts:
         return self._home / "HALT" if model is None else self._home / "halts" / model
 
     def halt(self, model: str | None, *, reason: str, by: str) -> None:
-        """Halt everything (`model` None) or one model; the file is written first, so that losing Redis keeps it."""
+        """Halt everything (`model` None) or one model, by both means: where one of them fails, the other still halts.
+
+        Raises whatever failed, afterwards.
+        """
         record = json.dumps({"reason": reason, "by": by, "at": rfc3339(self._clock.now())})
         file = self._file(model)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(record + "\n", encoding="utf-8")
-        self._redis.hset(self._key, model or EVERYTHING, record)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(record + "\n", encoding="utf-8")
+        finally:
+            self._redis.hset(self._key, model or EVERYTHING, record)
 
     def resume(self, model: str | None) -> bool:
         """Lift a halt; False where there was none."""

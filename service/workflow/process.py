@@ -115,9 +115,12 @@ class ServiceProcess:
                 self.admit(delivery.entry_id, delivery.event)
 
     def admit(self, entry_id: str, event: DriftEvent) -> None:
-        """Hand one event to the workflow: a drift opens or joins an incident, a performance report is measured."""
+        """Hand one event to the workflow: a drift opens or joins an incident, a performance report is measured.
+
+        A report of a model that is not watched is an incident that says so, as a drift of it is.
+        """
         with correlation(event.correlation_id):
-            if event.type == PERFORMANCE_TYPE:
+            if event.type == PERFORMANCE_TYPE and event.model in self._parts.settings.models:
                 # Measured first: what the report wakes must find the figure.
                 take_performance(self._parts, event)
                 self._store.record_performance(entry_id, event)
@@ -189,12 +192,9 @@ def bury(parts: Parts) -> Callable[[Rejection], None]:
 
 
 def take_performance(parts: Parts, event: DriftEvent) -> None:
-    """Labels are known: measure the window ourselves where it can be read, and keep the figure."""
-    try:
-        model = parts.settings.watched(event.model)
-    except BadInput as error:
-        log.warning("performance report: %s", error.diagnostics())
-        return
+    """Labels are known: measure the window ourselves where it can be read, and keep the figure. Raises NotFound."""
+    model = parts.settings.watched(event.model)
+    parts.audit.append("event", {"event": event.raw}, actor=SERVICE, correlation_id=event.correlation_id)
     window, reported = getattr(event.data, "window", None), getattr(event.data, "performance", None)
     end = rfc3339(window.end if window is not None and window.end else event.time)
     entry: dict[str, Any] = {

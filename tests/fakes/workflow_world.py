@@ -361,11 +361,13 @@ class World:
         raw = event if isinstance(event, bytes) else json.dumps(event or self.event())
         self.client.xadd(f"{PREFIX}events", {"event": raw})
 
-    def report(self, *, uri: str | None, value: float = 0.8, end: str = "2026-11-20T10:00:00Z") -> None:
+    def report(
+        self, *, uri: str | None, value: float = 0.8, end: str = "2026-11-20T10:00:00Z", model: str = "m"
+    ) -> None:
         """A performance report."""
         self._sent += 1
         window = {"end": end, "rows": 200} | ({"uri": uri} if uri else {})
-        data = {"model": "m", "environment": "production", "window": window,
+        data = {"model": model, "environment": "production", "window": window,
                 "performance": {"metric": "accuracy", "current": value}}  # fmt: skip
         self.send(build_event(data, source="test", id=f"r{self._sent}", type="io.driftwarden.performance.v1", time=end))
 

@@ -97,7 +97,7 @@ class Stack:
         from driftwarden.clock import SystemClock
         from driftwarden.contracts.data import RowSelection
         from driftwarden.pipelines.runner import KedroTrainer
-        from driftwarden.service.bootstrap import open_audit
+        from driftwarden.service.auditing import open_audit
         from driftwarden.service.registering import first_champion
         from driftwarden.settings import load_settings
 

@@ -9,7 +9,7 @@ import pytest
 from driftwarden.audit import verify
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput
-from driftwarden.service.bootstrap import keep_audit, open_audit
+from driftwarden.service.auditing import keep_audit, open_audit
 from driftwarden.settings import load_settings
 
 START = datetime(2026, 9, 1, tzinfo=UTC)

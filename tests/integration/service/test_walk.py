@@ -1,5 +1,6 @@
 """The walk of incidents through the real workflow, store, ledger, policy and audit log; the surroundings are scripted."""
 
+import json
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -377,7 +378,7 @@ def test_undo_of_what_changed_nothing_is_said_and_changes_nothing(world: Any) ->
     world.ask("undo")
     world.run()
     assert world.only().state == "closed"
-    assert "too late" in world.only().timeline[-1]["summary"]
+    assert "there is nothing to undo" in world.only().timeline[-1]["summary"]
 
 
 def test_retry_begins_again_with_what_is_there_now(world: Any) -> None:
@@ -462,3 +463,22 @@ def test_two_workers_of_two_processes_share_without_doing_it_twice(new_world: Ca
         pass
     assert sorted(move[0] for move in world.plant.moves) == [f"m{number}" for number in range(6)]
     assert {incident.state for incident in world.incidents()} == {"resolved"}
+
+
+def test_a_report_of_a_model_nobody_watches_is_an_incident_that_says_so(world: Any) -> None:
+    """It can be read and not handled: as with a drift, nothing is dropped in silence."""
+    world.report(uri=None, model="nobody")
+    world.run()
+    incident = world.only()
+    assert (incident.state, incident.events[0]["type"]) == ("failed", "io.driftwarden.performance.v1")
+    assert "unknown model, got `nobody`" in incident.problem
+
+
+def test_a_report_that_is_taken_stands_in_the_log_as_it_came(world: Any) -> None:
+    """Under its own correlation id, with no incident."""
+    world.send()
+    world.run()
+    world.report(uri=None)
+    world.run()
+    told = [one for one in world.records("event") if one["incident"] is None]
+    assert [json.loads(one["body"]["event"])["type"] for one in told] == ["io.driftwarden.performance.v1"]

@@ -69,7 +69,7 @@ def decision() -> Decision:
     return Decision(
         outcome=Outcome.ESCALATE,
         would_be=None,
-        rules=(rule, rule.model_copy(update={"id": "tier", "verdict": "pass", "effect": None})),
+        rules=(rule, rule._replace(id="tier", verdict="pass", effect=None)),
         decisive=("confidence",),
         approvals=ApprovalTerms(required=2, from_=("risk", "ml-oncall"), expires_after_seconds=3600),
         policy_name="p",

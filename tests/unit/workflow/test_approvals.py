@@ -116,7 +116,7 @@ def test_any_change_of_the_terms_or_of_what_is_lifted_is_another_digest(incident
         decision.model_copy(update={"approvals": terms.model_copy(update={"required": 1})}),
         decision.model_copy(update={"approvals": terms.model_copy(update={"from_": ("risk",)})}),
         decision.model_copy(update={"approvals": terms.model_copy(update={"expires_after_seconds": 3601})}),
-        decision.model_copy(update={"rules": (*decision.rules, rule.model_copy(update={"id": "impact"}))}),
+        decision.model_copy(update={"rules": (*decision.rules, rule._replace(id="impact"))}),
     ]
     digests = {approval_digest(incident, one) for one in (decision, *others)}
     assert len(digests) == 5
