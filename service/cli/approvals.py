@@ -1,24 +1,22 @@
 """`driftwarden approvals`: the queue of plans that wait for a person."""
 
-import getpass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from driftwarden.clock import SystemClock, parse_rfc3339
-from driftwarden.errors import BadInput
 from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
-from driftwarden.strict import plain
+from driftwarden.service.cli.signer import approver_of, say, signed_reason, signing, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from driftwarden.contracts.findings import Candidate
     from driftwarden.service.signing.grants import Verdict
     from driftwarden.service.workflow.approvals import ApprovalRequest
     from driftwarden.service.workflow.incident import Incident
-    from driftwarden.settings import Approver, Settings
+    from driftwarden.settings import Approver
 
 _BACK = "the champion alias goes back to the version before (driftwarden incidents undo)"
 
@@ -115,8 +113,12 @@ def show(id: str, as_json: bool) -> None:
 def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[str, Approver]") -> None:
     from driftwarden.service.cli.render import render_incident
     from driftwarden.service.workflow.approvals import standing
+    from driftwarden.service.workflow.byhand import other_candidates
 
     out = console()
+    waits = incident.state == "awaiting_approval" and incident.plan is not None
+    can = other_candidates(incident) if waits else []
+    others = [one for one in incident.plan.candidates if one.id in can] if incident.plan else []
 
     def line(text: str) -> None:
         out.print(safe_text(text, 1000), markup=False)
@@ -148,7 +150,16 @@ def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[s
         out.print()
         line(f"  driftwarden approvals approve {request.id} --reason '...'")
         line(f"  driftwarden approvals reject  {request.id} --reason '...'")
+        for one in others:
+            line(
+                f"  driftwarden approvals approve {request.id} --candidate {one.id} --reason '...'     ({_named(one)} instead)"
+            )
         line(f"  driftwarden incidents show {request.incident}     (its whole timeline)")
+
+
+def _named(one: "Candidate") -> str:
+    what = one.params.get("strategy") or one.params.get("to_version")
+    return f"{one.action.value}({what}), ${one.cost_usd:.2f}" if what else f"{one.action.value}, ${one.cost_usd:.2f}"
 
 
 def _bound(request: "ApprovalRequest") -> str:
@@ -165,32 +176,32 @@ def _bound(request: "ApprovalRequest") -> str:
     return safe_text("; ".join(part for part in parts if part), 300)
 
 
-def _answering(command: "Callable[..., None]") -> "Callable[..., None]":
-    """The options of approve and reject."""
-    command = json_option(command)
-    command = click.option("--key", type=click.Path(), help="Your private key (default: the one that was enrolled).")(
-        command
-    )
-    command = click.option("--as", "name", help="Your name in approvers.yml (default: this account's).")(command)
-    return click.option("--reason", required=True, help="Why; it stands in the audit log.")(command)
-
-
 @approvals.command()
 @click.argument("id")
-@_answering
-def approve(id: str, reason: str, name: str | None, key: str | None, as_json: bool) -> None:
+@signing
+@click.option("--candidate", help="Another candidate than the one that is asked for (see `approvals show`).")
+def approve(id: str, reason: str, name: str | None, key: str | None, candidate: str | None, as_json: bool) -> None:
     """Sign exactly this plan; the policy decides again with fresh facts before anything is done.
+
+    With --candidate another one of the incident's candidates takes the plan's place: the policy decides about it, and where
+    it asks again, that request is signed.
 
     \b
     Example:
       driftwarden approvals approve apr-3f2a --reason "checked with the line manager"
+      driftwarden approvals approve apr-3f2a --candidate c2 --reason "the cheaper one first"
     """
+    if candidate is not None:
+        from driftwarden.service.cli.choosing import choose
+
+        choose(id, candidate, reason, name, key, as_json=as_json)
+        return
     _answer(id, reason, name, key, verdict="approve", as_json=as_json)
 
 
 @approvals.command()
 @click.argument("id")
-@_answering
+@signing
 def reject(id: str, reason: str, name: str | None, key: str | None, as_json: bool) -> None:
     """Reject this plan, signed and finally.
 
@@ -203,72 +214,17 @@ def reject(id: str, reason: str, name: str | None, key: str | None, as_json: boo
 
 def _answer(id: str, reason: str, name: str | None, key: str | None, *, verdict: "Verdict", as_json: bool) -> None:
     from driftwarden.service.bootstrap import open_views
-    from driftwarden.service.cli.approvers import ask_passphrase, key_folders
-    from driftwarden.service.signing.grants import sign_grant
-    from driftwarden.service.signing.keys import find_private, places_of
-    from driftwarden.service.signing.roster import keys_of
 
-    why, clock = _reason(reason), SystemClock()
+    why, clock = signed_reason(reason), SystemClock()
     with open_views(clock=clock) as views:
         request = views.approvals.get(id)
         views.approvals.check_open(request)
-        who, entry = _approver(views.settings, request, name, key)
-        group = next((one for one in request.groups if one in entry.groups), None)
-        if group is None:
-            got = f"groups: {', '.join(entry.groups) or 'none'}"
-            raise BadInput(f"approver `{who}`", got=got, expected=f"one of: {', '.join(request.groups)}")
-        places = (Path(key).expanduser(),) if key else places_of(who, key_folders(views.settings))
-        private = find_private(places, keys_of(entry), ask_passphrase)
-        grant = sign_grant(request.question, verdict, by=who, group=group, at=clock.now(), reason=why, key=private)
-        say = views.approvals.grant if verdict == "approve" else views.approvals.refuse
-        request = say(request.id, grant)
-        views.store.wake(request.incident, "approval", {"approval": request.id})
+        person = approver_of(views.settings, request, name, key)
+        request = say(views, request, person, verdict, why, clock)
     if as_json:
         print_json(request.view())
-        return
-    missing = request.required - len(request.granted)
-    if request.state == "pending":
-        note(safe_text(f"{request.id}: signed; {missing} more needed of {', '.join(request.groups)}"))
     else:
-        note(safe_text(f"{request.id} is {request.state}; follow it: driftwarden incidents show {request.incident}"))
-
-
-def _reason(reason: str) -> str:
-    """A reason that can be signed as the audit log will hold it; BadInput for an empty one, or one with a secret in it."""
-    from driftwarden.audit.redact import redact_text
-    from driftwarden.service.workflow.halts import check_reason
-
-    why: str = plain(check_reason(reason))
-    if redact_text(why) != why:
-        raise BadInput("option --reason", got="what looks like a secret", expected="words for the audit log")
-    return why
-
-
-def _approver(
-    settings: "Settings", request: "ApprovalRequest", name: str | None, key: str | None
-) -> tuple[str, "Approver"]:
-    """The person at this terminal as they are listed. With the embedded Redis, and while nobody at all is listed, whoever
-    uses it first is enrolled for what the request asks for."""
-    from driftwarden.service.cli.approvers import enroll_key, own_key
-    from driftwarden.service.signing.keys import check_name
-    from driftwarden.service.signing.roster import read_roster, roster_file
-
-    who, listed = check_name(name or getpass.getuser()), read_roster(settings)
-    if who in listed:
-        return who, listed[who]
-    if listed:
-        expected = f"someone listed in approvers.yml: {', '.join(sorted(listed))} (--as NAME)"
-        raise BadInput("you may not answer", got=who, expected=expected)
-    if settings.redis.url is not None:
-        how = f"driftwarden approvers enroll {who} --group {' --group '.join(request.groups)}"
-        raise BadInput("you may not answer", got="nobody is enrolled", expected=f"first: {how}")
-    public, path = own_key(settings, who, key)
-    if path is None:
-        raise BadInput("option --key", got="a public key", expected="a private one, to sign with")
-    entry = enroll_key(settings, who, request.groups, public, first=True)
-    note(f"first use: {who} is enrolled for {', '.join(entry.groups)} with the key {public.fingerprint}")
-    note(f"           private key {path}, list {roster_file(settings)}; add others with: driftwarden approvers enroll")
-    return who, entry
+        told(request)
 
 
 def _action(request: "ApprovalRequest") -> str:

@@ -210,10 +210,7 @@ def ask_passphrase(path: Path) -> str | None:
 
 def _groups(settings: "Settings", given: tuple[str, ...], there: "Approver | None") -> tuple[str, ...]:
     """The groups that were given; without any, those the person has, or the policy's only one."""
-    from driftwarden.service.bootstrap import load_policy_in_force
-
-    tiers = load_policy_in_force(settings).document.tiers
-    asked = list(dict.fromkeys(group for tier in tiers if tier.approvals for group in tier.approvals.groups))
+    asked = groups_of_policy(settings)
     for group in given:
         if not group.strip():
             raise BadInput("option --group", got="nothing", expected=f"one of the policy: {', '.join(asked)}")
@@ -223,4 +220,12 @@ def _groups(settings: "Settings", given: tuple[str, ...], there: "Approver | Non
         return given
     if len(asked) != 1:
         raise BadInput("option --group", got="nothing", expected=f"one of the policy: {', '.join(asked) or 'none'}")
-    return tuple(asked)
+    return asked
+
+
+def groups_of_policy(settings: "Settings") -> tuple[str, ...]:
+    """Every group that a tier of the policy in force asks for."""
+    from driftwarden.service.bootstrap import load_policy_in_force
+
+    tiers = load_policy_in_force(settings).document.tiers
+    return tuple(dict.fromkeys(group for tier in tiers if tier.approvals for group in tier.approvals.groups))

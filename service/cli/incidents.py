@@ -2,11 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
+from driftwarden.service.cli.signer import signing
+
+if TYPE_CHECKING:
+    from driftwarden.service.signing.requests import What
 
 Change = TypeVar("Change")
 
@@ -119,62 +123,63 @@ def until_interrupted(changes: Iterator[Change]) -> Iterator[Change]:
         yield from changes
 
 
-def _by_hand(id: str, what: str, reason: str, as_json: bool) -> None:
-    import getpass
-
+def _by_hand(id: str, what: "What", reason: str, name: str | None, key: str | None, as_json: bool) -> None:
+    from driftwarden.clock import SystemClock
     from driftwarden.service.bootstrap import open_views
+    from driftwarden.service.cli.approvers import groups_of_policy
+    from driftwarden.service.cli.signer import listed, signed_reason, with_key
+    from driftwarden.service.signing.requests import sign_request
     from driftwarden.service.workflow.byhand import check_request
-    from driftwarden.service.workflow.halts import check_reason
 
-    why = check_reason(reason)
+    why = signed_reason(reason)
     with open_views() as views:
         incident = views.store.find(_prefix(id))
         record = views.store.get(incident)
         check_request(record.state, what, changed=bool((record.doc.get("result") or {}).get("changed")))
-        views.store.wake(incident, what, {"by": getpass.getuser(), "reason": why})
+        who, entry = listed(views.settings, name, key, lambda: groups_of_policy(views.settings))
+        person = with_key(views.settings, who, entry, key)
+        said = sign_request(incident, what, by=person.name, at=SystemClock().now(), reason=why, key=person.key)
+        views.store.wake(incident, what, said.model_dump())
     if as_json:
-        print_json({"incident": incident, "asked": what, "reason": why})
+        print_json({"incident": incident, "asked": what, "by": said.by, "at": said.at, "reason": why})
     else:
         note(f"asked: {what} {incident}; a worker takes it up (driftwarden incidents show {incident})")
 
 
 @incidents.command()
 @click.argument("id")
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
-@json_option
-def retry(id: str, reason: str, as_json: bool) -> None:
+@signing
+def retry(id: str, reason: str, name: str | None, key: str | None, as_json: bool) -> None:
     """Take a failed, rejected, expired or waiting incident up again from the start, under the same policy.
 
     \b
     Example:
       driftwarden incidents retry inc-4f1c --reason "the file is back"
     """
-    _by_hand(id, "retry", reason, as_json)
+    _by_hand(id, "retry", reason, name, key, as_json)
 
 
 @incidents.command()
 @click.argument("id")
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
-@json_option
-def close(id: str, reason: str, as_json: bool) -> None:
+@signing
+def close(id: str, reason: str, name: str | None, key: str | None, as_json: bool) -> None:
     """Close an incident that waits: nothing more is done about it.
 
     \b
     Example:
       driftwarden incidents close inc-4f1c --reason "known maintenance"
     """
-    _by_hand(id, "close", reason, as_json)
+    _by_hand(id, "close", reason, name, key, as_json)
 
 
 @incidents.command()
 @click.argument("id")
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
-@json_option
-def undo(id: str, reason: str, as_json: bool) -> None:
+@signing
+def undo(id: str, reason: str, name: str | None, key: str | None, as_json: bool) -> None:
     """Ask to undo what an incident did; the policy decides, and people approve, as for any other action.
 
     \b
     Example:
       driftwarden incidents undo inc-4f1c --reason "the new model upsets the line"
     """
-    _by_hand(id, "undo", reason, as_json)
+    _by_hand(id, "undo", reason, name, key, as_json)

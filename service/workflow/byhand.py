@@ -1,14 +1,25 @@
-"""What people ask of an incident by hand: retry, close, undo. The same policy decides, and the same records are written."""
+"""What people ask of an incident by hand: retry, close, undo, another candidate. Signed; the same policy decides, and the
+same records are written.
 
-from typing import Any
+A request waits in Redis, where others can write: it is heard where its signature is that of someone who is listed on disk,
+once, and within a day (docs/approvals.md). Anything else is nobody's word and changes nothing.
+"""
 
+import logging
+from datetime import timedelta
+
+from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, Refused, Retry
+from driftwarden.errors import BadInput, NotFound, Refused, Retry
+from driftwarden.service.signing.requests import AGE_MAX, SignedRequest, hear_request
+from driftwarden.service.signing.roster import roster_in_force
 from driftwarden.service.workflow.deciding import withdraw
-from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.incident import HEARD_MAX, Incident
+from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import propose
+
+log = logging.getLogger(__name__)
 
 S = State
 
@@ -16,7 +27,8 @@ S = State
 ALLOWED: dict[str, frozenset[State]] = {
     "retry": frozenset({S.FAILED, S.REJECTED, S.EXPIRED, S.CLOSED, S.AWAITING_APPROVAL}),
     "close": frozenset({S.AWAITING_APPROVAL, S.VERIFYING, S.MONITORING}),
-    "undo": frozenset({S.RESOLVED, S.VERIFYING}),
+    "undo": frozenset({S.RESOLVED, S.VERIFYING, S.CLOSED}),
+    "choose": frozenset({S.AWAITING_APPROVAL}),
 }
 
 
@@ -29,34 +41,113 @@ def check_request(state: str, what: str, *, changed: bool = True) -> None:
         raise BadInput("cannot undo this incident", got="one that changed nothing", expected="an effect that stands")
 
 
-def take_request(parts: Parts, incident: Incident, what: str, payload: dict[str, Any]) -> State:
-    """The state in which the walk goes on after a person's request; stays where it is if that is not possible any more."""
-    actor = Actor(kind="human", id=str(payload.get("by") or "?"))
-    reason = str(payload.get("reason") or "")
-    if incident.state not in ALLOWED[what]:
-        incident.note(parts.clock, "close", f"{what} was asked too late: {reason}", actor)
+def other_candidates(incident: Incident) -> list[str]:
+    """Ids of the candidates that a person may choose in place of the one that is asked for."""
+    if incident.plan is None or incident.undo_of is not None:
+        return []
+    refused = incident.rehearsal_notes.get("refused", {})
+    return [
+        one.id
+        for one in incident.plan.candidates
+        if one.id not in refused and one.id != incident.chosen and "undo" not in one.params
+    ]
+
+
+def check_choice(incident: Incident, candidate: str) -> None:
+    """Raise BadInput where this candidate cannot be chosen: refused, unknown, or the one that is asked for already."""
+    others = other_candidates(incident)
+    if candidate in others:
+        return
+    expected = f"one of: {', '.join(others)}" if others else "nothing: there is no other candidate"
+    refused = incident.rehearsal_notes.get("refused", {})
+    if candidate in refused:
+        raise BadInput(f"candidate `{candidate}`", got=f"refused: {refused[candidate]}", expected=expected)
+    if candidate == incident.chosen:
+        raise BadInput(f"candidate `{candidate}`", got="the one that is asked for", expected=expected)
+    raise NotFound("no such candidate", got=candidate, expected=expected)
+
+
+def take_request(parts: Parts, incident: Incident, what: str, payload: object) -> State:
+    """The state in which the walk goes on after a person's request; stays where it is if that is not possible any more,
+    or if it is nobody's word."""
+    try:
+        said = _heard(parts, incident, what, payload)
+    except (BadInput, Retry) as error:
+        log.warning("%s of %s is not heard: %s", what, incident.id, error.diagnostics())
+        incident.note(parts.clock, "approval", f"not heard: {what}: {error.diagnostics()}", SERVICE)
         return incident.state
+    actor = Actor(kind="human", id=said.by)
+    if incident.state not in ALLOWED[what]:
+        incident.note(parts.clock, "close", f"{what} was asked too late: {said.reason}", actor)
+        return incident.state
+    _record(parts, incident, said, actor)
+    if what in {"close", "retry"}:
+        withdraw(parts, incident, also_approved=True)
+        if what == "close":
+            return State.CLOSED
+        _begin_again(incident)
+        return State.TRIAGED
+    try:
+        if said.candidate is not None:
+            _choose(incident, said.candidate, said.approval)
+            withdraw(parts, incident, also_approved=True)
+        else:
+            propose(parts, incident, by=said.by, rationale=f"undo, asked by a person: {said.reason}")
+    except (Refused, BadInput, Retry) as error:
+        not_done = "not chosen" if what == "choose" else "not undone"
+        incident.note(parts.clock, "close", f"{not_done}: {error.diagnostics()}", actor)
+        return incident.state
+    return State.REHEARSED
+
+
+def _heard(parts: Parts, incident: Incident, what: str, payload: object) -> SignedRequest:
+    """The request, once; raises BadInput or Retry where it is not to be heard."""
+    now = parts.clock.now()
+    approvers = roster_in_force(parts.settings)
+    said = hear_request(payload, incident=incident.id, what=what, now=now, approvers=approvers)
+    # What is older than a day is not heard for its age: nothing else need be remembered.
+    fresh = {made: at for made, at in incident.heard.items() if now - parse_rfc3339(at) <= AGE_MAX + timedelta(hours=1)}
+    if said.digest in fresh:
+        raise BadInput("signed request", got=f"one of {said.at} again", expected="one that was not heard before")
+    if len(fresh) >= HEARD_MAX:
+        raise BadInput("signed request", got=f"more than {HEARD_MAX} within a day", expected="fewer")
+    incident.heard = fresh | {said.digest: said.at}
+    return said
+
+
+def _record(parts: Parts, incident: Incident, said: SignedRequest, actor: Actor) -> None:
     incident.audit["approval"] = parts.audit.append(
         "approval",
-        {"verdict": f"{what}_requested", "by": actor.id, "reason": reason, "state": incident.state.value},
+        {
+            "verdict": f"{said.what}_requested",
+            "by": said.by,
+            "at": said.at,
+            "reason": said.reason,
+            "state": incident.state.value,
+            "candidate": said.candidate,
+            "public_key": said.public_key,
+            "signature": said.signature,
+            "statement": said.statement.decode(),
+        },
         actor=actor,
         incident=incident.id,
         correlation_id=incident.correlation_id,
     )
-    incident.note(parts.clock, "approval", f"{what} asked: {reason}", actor)
-    if what == "close":
-        withdraw(parts, incident, also_approved=True)
-        return State.CLOSED
-    if what == "retry":
-        withdraw(parts, incident, also_approved=True)
-        _begin_again(incident)
-        return State.TRIAGED
-    try:
-        propose(parts, incident, by=actor.id, rationale=f"undo, asked by a person: {reason}")
-    except (Refused, BadInput, Retry) as error:
-        incident.note(parts.clock, "close", f"not undone: {error.diagnostics()}", actor)
-        return incident.state
-    return State.REHEARSED
+    which = f" {said.candidate}" if said.candidate else ""
+    incident.note(parts.clock, "approval", f"{said.what}{which} asked: {said.reason}", actor)
+
+
+def _choose(incident: Incident, candidate: str, asked: str | None) -> None:
+    """This candidate from now on; sure of it is only its own rehearsal, and what a model claimed only lowers that."""
+    if asked != incident.asked:
+        raise BadInput("a choice", got=f"one in the place of {asked}", expected=f"of {incident.asked}")
+    check_choice(incident, candidate)
+    incident.chosen = candidate
+    rehearsal = incident.rehearsal
+    win = rehearsal.win_probability if rehearsal and rehearsal.status == "rehearsed" else None
+    claims = [incident.plan.claimed_confidence if incident.plan else None]
+    claims.append(incident.finding.claimed_confidence if incident.finding else None)
+    incident.confidence = None if win is None else min([win, *(claim for claim in claims if claim is not None)])
 
 
 def _begin_again(incident: Incident) -> None:

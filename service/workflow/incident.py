@@ -12,6 +12,7 @@ from driftwarden.service.workflow.transitions import State
 from driftwarden.strict import plain
 
 TIMELINE_MAX = 200
+HEARD_MAX = 100
 
 
 class Intent(BaseModel):
@@ -31,8 +32,9 @@ class Incident(BaseModel):
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
-    `undo_of` the effect that is to be taken back (`undoing.propose`), `undone` what came of it. `audit` maps a record type
-    to the `@hash` of this incident's last record of it.
+    `heard` are people's requests of the last day that were heard (digest -> signed at); `undo_of` the effect that is to be
+    taken back (`undoing.propose`), `undone` what came of it. `audit` maps a record type to the `@hash` of this incident's
+    last record of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +64,7 @@ class Incident(BaseModel):
     outcome: str | None = None
     approval: str | None = None
     asked: str | None = None
+    heard: dict[str, str] = Field(default_factory=dict, max_length=HEARD_MAX)
     intent: Intent | None = None
     intents: list[str] = Field(default_factory=list)
     result: EffectResult | None = None

@@ -125,8 +125,7 @@ class Worker:
                 deciding.fail(self._parts, incident, f"crash loop: {signal.payload}")
                 closing = True
             if signal.why in byhand.ALLOWED:
-                payload = signal.payload if isinstance(signal.payload, dict) else {}
-                incident.state = byhand.take_request(self._parts, incident, signal.why, payload)
+                incident.state = byhand.take_request(self._parts, incident, signal.why, signal.payload)
         return closing or incident.state is not before
 
     def _incident(self, claim: Claim) -> Incident:
@@ -200,6 +199,7 @@ class Worker:
             disposition="park",
             due_s=delay_s,
             accepting=_accepts(incident),
+            handled=claim.signals,
             weighed=len(incident.events),
         )
 

@@ -37,12 +37,14 @@ ARROWS: dict[State, frozenset[State]] = {
     S.PLANNED: frozenset({S.REHEARSED}),
     S.REHEARSED: frozenset({S.DECIDED}),
     # Back to triaged: more drift came while it was weighed, and is looked at before anything is done.
-    # To verifying or resolved from here on: an undo that is not done leaves the incident where it stood.
-    S.DECIDED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING, S.TRIAGED, S.VERIFYING, S.RESOLVED}),
+    # To verifying, resolved or closed from here on: an undo that is not done leaves the incident where it stood.
+    S.DECIDED: frozenset(
+        {S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING, S.TRIAGED, S.VERIFYING, S.RESOLVED, S.CLOSED}
+    ),
     S.AWAITING_APPROVAL: frozenset({S.APPROVED, S.REJECTED, S.EXPIRED, S.TRIAGED, S.CLOSED, S.VERIFYING, S.RESOLVED}),
     # What was approved is decided again: it may have become something else to ask, or nothing to do.
-    S.APPROVED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING, S.VERIFYING, S.RESOLVED}),
-    S.EXECUTING: frozenset({S.VERIFYING, S.RESOLVED, S.UNDONE, S.AWAITING_APPROVAL, S.MONITORING, S.TRIAGED}),
+    S.APPROVED: frozenset({S.EXECUTING, S.AWAITING_APPROVAL, S.MONITORING, S.VERIFYING, S.RESOLVED, S.CLOSED}),
+    S.EXECUTING: frozenset({S.VERIFYING, S.RESOLVED, S.UNDONE, S.AWAITING_APPROVAL, S.MONITORING, S.TRIAGED, S.CLOSED}),
     # An effect that harmed is taken back by another effect, or by people.
     S.VERIFYING: frozenset({S.RESOLVED, S.EXECUTING, S.AWAITING_APPROVAL}),
     S.MONITORING: frozenset({S.CLOSED, S.TRIAGED}),

@@ -7,6 +7,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from driftwarden.service.signing.grants import Grant, Verdict, sign_grant
+from driftwarden.service.signing.requests import SignedRequest, What, sign_request
 from driftwarden.service.signing.roster import enrol, read_roster
 from driftwarden.service.signing.sshsig import public_of
 from driftwarden.service.workflow.approvals import ApprovalRequest
@@ -48,4 +49,25 @@ class People:
         moment = at or self._clock.now()
         return sign_grant(
             request.question, verdict, by=by, group=group, at=moment, reason=reason, key=key or key_of(by)
+        )
+
+    def request(
+        self,
+        incident: str,
+        what: What,
+        by: str = "ada",
+        *,
+        candidate: str | None = None,
+        approval: str | None = None,
+        reason: str = "because",
+        key: Ed25519PrivateKey | None = None,
+        at: datetime | None = None,
+    ) -> SignedRequest:
+        """What someone who is listed asks by hand, or, with a `key`, whoever holds that."""
+        if key is None:
+            self.enrol(by)
+        moment = at or self._clock.now()
+        key = key or key_of(by)
+        return sign_request(
+            incident, what, candidate=candidate, approval=approval, by=by, at=moment, reason=reason, key=key
         )

@@ -442,9 +442,10 @@ class World:
         (one,) = [request for request in self.parts.approvals.list() if request.state == "pending"]
         return one
 
-    def ask(self, what: str, by: str = "ada") -> None:
-        """A person asks something of the only incident."""
-        self.store.wake(self.only().id, what, {"by": by, "reason": "because"})
+    def ask(self, what: Any, by: str = "ada", **more: Any) -> None:
+        """A person asks something, signed, of the only incident."""
+        request = self.people.request(self.only().id, what, by, **more)
+        self.store.wake(request.incident, what, request.model_dump())
 
     def records(self, type: str | None = None) -> list[dict[str, Any]]:
         """Records of the audit log, in order."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.approvers import key_of
 from fakes.workflow_world import Crash, World
 
 from driftwarden.contracts.base import ActionName
@@ -24,6 +25,7 @@ from driftwarden.errors import BadInput, Retry
 
 MODELS = ("a", "b", "c")
 PROCESSES = ("p1", "p2")
+MALLORY = key_of("mallory")
 MOVES = 80
 AT_REST = {"resolved", "undone", "failed", "rejected", "expired", "closed", "awaiting_approval", "verifying"}
 ACTIONS = (ActionName.RETRAIN, ActionName.RETRAIN, ActionName.RETRAIN, ActionName.QUARANTINE_DATA, ActionName.NONE)
@@ -93,11 +95,13 @@ class Simulation:
         self.world.store.wake(one.incident, "approval")
 
     def by_hand(self) -> None:
-        """Somebody asks for a retry, a close or an undo, sensible or not."""
+        """Somebody asks for a retry, a close or an undo, sensible or not; now and then with a key that is nobody's."""
         found = self.world.store.list(limit=100)
         if found:
             what = self.rng.choice(["retry", "close", "undo"])
-            self.world.store.wake(self.rng.choice(found).id, what, {"by": "eve", "reason": "try"})
+            id = self.rng.choice(found).id
+            said = self.world.people.request(id, what, "eve", key=MALLORY if self.rng.random() < 0.2 else None)
+            self.world.store.wake(id, what, said.model_dump())
 
     def switch(self) -> None:
         """Everything is halted, or resumed."""

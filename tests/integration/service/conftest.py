@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,25 @@ def new_world(tmp_path: Path, redis_server: Any) -> Iterator[Callable[..., World
 def world(new_world: Callable[..., World]) -> World:
     """One world."""
     return new_world()
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world whose state folder is the command line's, with one request that waits; this account is called `ada`."""
+    with EmbeddedRedis.acquire(tmp_path) as server:
+        client = connect(server.url)
+        world = World(tmp_path, client)
+        world.clock.moment = datetime.now(UTC)
+        own = tmp_path / "local" / "driftwarden"
+        own.mkdir(parents=True)
+        (own / "policy.yml").write_text(world.policy_text())
+        for name, value in {"DRIFTWARDEN_HOME": tmp_path, "DRIFTWARDEN_CONF": tmp_path, "LOGNAME": "ada", "HOME": tmp_path,
+                            "XDG_CONFIG_HOME": tmp_path / "config"}.items():  # fmt: skip
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.delenv("DRIFTWARDEN_REDIS_URL", raising=False)
+        world.script.win = 0.5
+        world.send()
+        world.run()
+        yield world
+        world.log.close()
+        client.close()

@@ -22,8 +22,6 @@ from driftwarden.service.signing.roster import enrol, revoke
 from driftwarden.service.signing.sshsig import public_of
 from driftwarden.service.workflow.approvals import ApprovalRequest
 from driftwarden.service.workflow.deciding import approval_facts
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.strict import digest
 
 KEY = "driftwarden:approvals"
@@ -415,28 +413,6 @@ def test_whatever_is_written_over_a_request_adds_nothing(asked: Any) -> None:
 
 
 # The command line, on the embedded Redis
-
-
-@pytest.fixture
-def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A world whose state folder is the command line's, with one request that waits; this account is called `ada`."""
-    with EmbeddedRedis.acquire(tmp_path) as server:
-        client = connect(server.url)
-        world = World(tmp_path, client)
-        world.clock.moment = datetime.now(UTC)
-        own = tmp_path / "local" / "driftwarden"
-        own.mkdir(parents=True)
-        (own / "policy.yml").write_text(world.policy_text())
-        for name, value in {"DRIFTWARDEN_HOME": tmp_path, "DRIFTWARDEN_CONF": tmp_path, "LOGNAME": "ada", "HOME": tmp_path,
-                            "XDG_CONFIG_HOME": tmp_path / "config"}.items():  # fmt: skip
-            monkeypatch.setenv(name, str(value))
-        monkeypatch.delenv("DRIFTWARDEN_REDIS_URL", raising=False)
-        world.script.win = 0.5
-        world.send()
-        world.run()
-        yield world
-        world.log.close()
-        client.close()
 
 
 def carried_out(world: World) -> bool:
