@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.watch import Duration, WatchedModel
@@ -72,7 +72,24 @@ class ServiceSettings(Value):
     crashes_max: Annotated[int, Field(ge=1, le=100)] = 3
     tries_max: Annotated[int, Field(ge=1, le=100)] = 4
     state_key_file: Path | None = None
-    approval_reminder: Duration = timedelta(hours=1)
+    approval_reminder: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(hours=1)
+
+
+class NotifySettings(Value):
+    """A command that gets each message to people as JSON on standard input; never a shell. Empty: none.
+
+    The messages stand in `notifications.jsonl` of the state folder in any case.
+    """
+
+    command: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+
+    @field_validator("command")
+    @classmethod
+    def _absolute(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if command and not Path(command[0]).is_absolute():
+            raise ValueError("a program's absolute path, then its arguments")
+        return command
 
 
 class DataSettings(Value):
@@ -170,6 +187,7 @@ class Settings(Value):
     agents: AgentSettings = AgentSettings()
     langfuse: LangfuseSettings = LangfuseSettings()
     service: ServiceSettings = ServiceSettings()
+    notify: NotifySettings = NotifySettings()
     data: DataSettings = DataSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()
     actions: ActionSettings = ActionSettings()

@@ -18,7 +18,7 @@ from driftwarden.telemetry import configure_logging, register_secret
 if TYPE_CHECKING:
     from redis import Redis
 
-    from driftwarden.contracts.ports import Trainer
+    from driftwarden.contracts.ports import Notifier, Trainer
     from driftwarden.knowledge import KnowledgeBase
     from driftwarden.policies import Policy
     from driftwarden.sealing import Seal
@@ -244,7 +244,6 @@ def open_service(
 ) -> Iterator[Service]:
     """The whole stack with its real parts, for as long as the block lasts."""
     from driftwarden.actions.catalogue import build_actions
-    from driftwarden.actions.notify import FileNotifier
     from driftwarden.actions.registry import MlflowRegistry
     from driftwarden.actions.state import RedisStateStore
     from driftwarden.contracts.ports import Actor
@@ -296,7 +295,7 @@ def open_service(
         comparer = SandboxComparer(sandbox, settings)
         seal = open_seal(settings)
         state = RedisStateStore(client, prefix, seal)
-        notifier = FileNotifier(settings.home / "notifications.jsonl", clock)
+        notifier = _notifier(settings, clock)
         cold = KedroTrainer(settings.home / "training", environ=os.environ)
         trainer = WarmTrainer(sandbox, registry, cold, settings)
         actions = build_actions(
@@ -358,6 +357,22 @@ def open_service(
             trainer=trainer,
             client_url=redis_url(settings),
         )
+
+
+def _notifier(settings: Settings, clock: Clock) -> "Notifier":
+    from driftwarden.actions.notify import CommandNotifier, FileNotifier
+    from driftwarden.sandbox import child_environ
+
+    written = FileNotifier(settings.home / "notifications.jsonl", clock)
+    if not settings.notify.command:
+        return written
+    return CommandNotifier(
+        written,
+        settings.notify.command,
+        timeout_s=settings.notify.timeout_s,
+        # Nothing of the service's environment that a program for paging has no use for: its secrets are there.
+        environ=child_environ(os.environ, threads=1),
+    )
 
 
 def _leave(agreement: "PolicyAgreement") -> None:

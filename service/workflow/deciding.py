@@ -21,6 +21,7 @@ from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.reminding import remind
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import give_back, leave
@@ -210,7 +211,7 @@ def ask(parts: Parts, incident: Incident) -> State:
     request, _ = parts.approvals.request(incident, decision, summary)
     incident.approval = request.id
     # Not whether the request is new: a process may have died right after it wrote it, and then nobody was told.
-    asked = f"{request.id}@{request.requested_at}"
+    asked = asked_as(request)
     if incident.asked != asked:
         incident.asked = asked
         _record_approval(parts, incident, request, "requested", SERVICE, cause="decision")
@@ -256,6 +257,7 @@ def _record_approval(
         {
             "approval": request.id,
             "digest": request.digest,
+            "bound": request.bound if request.altered() is None else None,
             "verdict": verdict,
             "action": request.action,
             "params": request.params,
@@ -304,8 +306,10 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
         incident.note(parts.clock, "approval", "nobody answered in time: not done", timer)
         return leave(parts, incident, "nobody answered in time") if incident.undo_of is not None else State.EXPIRED
     # More drift came while it waited: what is asked for may no longer be what helps.
-    more = len(raws) > len(incident.events) and incident.undo_of is None
-    return State.TRIAGED if more else State.AWAITING_APPROVAL
+    if len(raws) > len(incident.events) and incident.undo_of is None:
+        return State.TRIAGED
+    remind(parts, incident, request)
+    return State.AWAITING_APPROVAL
 
 
 def decide_approved(parts: Parts, incident: Incident) -> State:

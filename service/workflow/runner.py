@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.clock import rfc3339
 from driftwarden.contracts.event import parse_event
 from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnwritable, Refused, Retry
 from driftwarden.service.workflow import acting, byhand, deciding, understand
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
 from driftwarden.service.workflow.policy_agreement import Disagreed
+from driftwarden.service.workflow.reminding import next_look
 from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
 from driftwarden.telemetry import correlation
@@ -244,8 +245,8 @@ class Worker:
             request = self._parts.approvals.get(incident.approval)
             if request.state != "pending":
                 return 0.0
-            left_s = (parse_rfc3339(request.expires_at) - self._parts.clock.now()).total_seconds()
-            return max(1.0, left_s)
+            wait_s = (next_look(self._parts, incident, request) - self._parts.clock.now()).total_seconds()
+            return max(1.0, wait_s)
         return VERIFY_AGAIN_S
 
     @contextmanager
