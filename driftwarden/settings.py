@@ -172,6 +172,11 @@ class Approver(Value):
     groups: tuple[str, ...]
     keys: tuple[ApproverKey, ...] = ()
 
+    @property
+    def active(self) -> bool:
+        """True where a key of theirs counts: whoever has none, or only revoked ones, approves nothing."""
+        return any(key.revoked_at is None for key in self.keys)
+
 
 class Settings(Value):
     """Everything that is configured, for one process. Secrets render as stars."""

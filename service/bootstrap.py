@@ -18,7 +18,7 @@ from driftwarden.telemetry import configure_logging, register_secret
 if TYPE_CHECKING:
     from redis import Redis
 
-    from driftwarden.contracts.ports import Notifier, Trainer
+    from driftwarden.contracts.ports import Trainer
     from driftwarden.knowledge import KnowledgeBase
     from driftwarden.policies import Policy
     from driftwarden.sealing import Seal
@@ -251,6 +251,7 @@ def open_service(
     from driftwarden.pipelines.runner import KedroTrainer
     from driftwarden.sandbox import ProcessSandbox, SandboxLimits
     from driftwarden.service.comparing import SandboxComparer
+    from driftwarden.service.notifying import open_notifier
     from driftwarden.service.training import WarmTrainer
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.floor import AuditFloor, LogTail
@@ -295,7 +296,7 @@ def open_service(
         comparer = SandboxComparer(sandbox, settings)
         seal = open_seal(settings)
         state = RedisStateStore(client, prefix, seal)
-        notifier = _notifier(settings, clock)
+        notifier = open_notifier(settings, clock, os.environ)
         cold = KedroTrainer(settings.home / "training", environ=os.environ)
         trainer = WarmTrainer(sandbox, registry, cold, settings)
         actions = build_actions(
@@ -357,22 +358,6 @@ def open_service(
             trainer=trainer,
             client_url=redis_url(settings),
         )
-
-
-def _notifier(settings: Settings, clock: Clock) -> "Notifier":
-    from driftwarden.actions.notify import CommandNotifier, FileNotifier
-    from driftwarden.sandbox import child_environ
-
-    written = FileNotifier(settings.home / "notifications.jsonl", clock)
-    if not settings.notify.command:
-        return written
-    return CommandNotifier(
-        written,
-        settings.notify.command,
-        timeout_s=settings.notify.timeout_s,
-        # Nothing of the service's environment that a program for paging has no use for: its secrets are there.
-        environ=child_environ(os.environ, threads=1),
-    )
 
 
 def _leave(agreement: "PolicyAgreement") -> None:

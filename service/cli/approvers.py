@@ -133,8 +133,7 @@ def view(name: str, entry: "Approver") -> dict[str, Any]:
         | one.model_dump(mode="json", exclude={"public"})
         for one in entry.keys
     ]
-    active = any(one.revoked_at is None for one in entry.keys)
-    return {"name": name, "groups": list(entry.groups), "active": active, "keys": keys}
+    return {"name": name, "groups": list(entry.groups), "active": entry.active, "keys": keys}
 
 
 def key_folders(settings: "Settings") -> tuple[Path, ...]:

@@ -284,9 +284,11 @@ def _halts(settings: Settings) -> list[Check]:
 
 
 def _approvers(settings: Settings) -> list[Check]:
-    if settings.approvers:
-        return [Check("approvers", "ok", ", ".join(sorted(settings.approvers)))]
-    if settings.redis.url is None:
-        return [Check("approvers", "ok", "nobody is listed: whoever runs this account approves (embedded Redis)")]
-    mend = "list them in conf/local/driftwarden/approvers.yml"
-    return [Check("approvers", "warning", "nobody is listed: nothing that escalates can be approved", mend)]
+    able = sorted(name for name, approver in settings.approvers.items() if approver.active)
+    if able:
+        return [Check("approvers", "ok", ", ".join(able))]
+    if settings.redis.url is None and not settings.approvers:
+        return [Check("approvers", "ok", "nobody is listed: the first answer enrols whoever gives it (embedded Redis)")]
+    found = "every key is revoked or missing" if settings.approvers else "nobody is listed"
+    mend = "driftwarden approvers enroll NAME --group GROUP"
+    return [Check("approvers", "warning", f"{found}: nothing that escalates can be approved", mend)]

@@ -45,7 +45,8 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
     from driftwarden.policies import lint
     from driftwarden.settings import load_settings
 
-    enrolled = {name: approver.groups for name, approver in load_settings().approvers.items()}
+    listed = load_settings().approvers
+    enrolled = {name: approver.groups for name, approver in listed.items() if approver.active} if listed else None
     reports: list[dict[str, Any]] = []
     for file in files:
         try:
@@ -54,7 +55,7 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
             reports.append(_check_report(file, None, [], error.diagnostics()))
             note(error.diagnostics())
             continue
-        lints = lint(loaded, datetime.now(UTC), enrolled or None)
+        lints = lint(loaded, datetime.now(UTC), enrolled)
         reports.append(_check_report(file, loaded, lints, None))
         if not as_json:
             for item in lints:

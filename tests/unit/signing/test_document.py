@@ -4,17 +4,22 @@ import json
 import re
 import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.decision import ApprovalTerms
 from driftwarden.contracts.findings import Candidate, Plan
+from driftwarden.errors import BadInput
+from driftwarden.service.signing import requests
 from driftwarden.service.signing.grants import NAMESPACE, Question, statement
 from driftwarden.service.signing.sshsig import parse_public, verify
 from driftwarden.service.workflow.approvals import approval_id, bound_document
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.settings import Approver, ApproverKey
 from driftwarden.strict import canonical_json, digest
 
 TEXT = (Path(__file__).parents[3] / "docs" / "approvals.md").read_text(encoding="utf-8")
@@ -45,10 +50,24 @@ def test_the_example_is_canonical_and_its_digest_and_id_are_right() -> None:
     assert statement(question, said["verdict"], **words).decode() == block("statement")
 
 
-def test_the_example_s_signature_holds() -> None:
-    """By the key of the example list."""
+def test_the_examples_signatures_hold() -> None:
+    """By the key of the example list: the approval's, and the request's by hand."""
     key = parse_public(re.search(r"public: (ssh-ed25519 \S+)", TEXT).group(1))  # type: ignore[union-attr]
     assert verify(block("signature") + "\n", block("statement").encode(), NAMESPACE) == key
+    assert verify(block("request-signature") + "\n", block("request").encode(), requests.NAMESPACE) == key
+
+
+def test_the_request_by_hand_is_heard_as_it_stands_there() -> None:
+    """The example's fields, key and signature make a request that the service takes up within the day."""
+    line = re.search(r"public: (ssh-ed25519 \S+)", TEXT).group(1)  # type: ignore[union-attr]
+    said = json.loads(block("request"))
+    payload = said | {"public_key": line, "signature": block("request-signature") + "\n"}
+    ada = {"ada": Approver(groups=("risk",), keys=(ApproverKey(public=line),))}
+    about = {"incident": said["incident"], "what": said["what"], "approvers": ada}
+    now = parse_rfc3339(said["at"]) + requests.AGE_MAX
+    assert requests.hear_request(payload, now=now, **about).statement.decode() == block("request")
+    with pytest.raises(BadInput, match="last 24 hours"):
+        requests.hear_request(payload, now=now + timedelta(seconds=1), **about)
 
 
 @pytest.mark.skipif(
@@ -75,3 +94,4 @@ def test_the_lists_of_fields_are_the_fields() -> None:
     terms = ApprovalTerms(required=1, from_=("risk",), expires_after_seconds=60)
     assert fields("## 2. What is bound") == set(bound_document(incident, terms, ()))
     assert fields("## 3. What is signed") == set(json.loads(block("statement")))
+    assert fields("## 6. Requests by hand") >= set(json.loads(block("request")))

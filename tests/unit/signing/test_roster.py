@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from driftwarden.errors import BadInput, Retry
 from driftwarden.service.signing.roster import enrol, keys_of, read_roster, revoke, roster_file, roster_in_force
 from driftwarden.service.signing.sshsig import PublicKey, public_of
-from driftwarden.settings import Settings
+from driftwarden.settings import Settings, load_settings
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -101,3 +101,40 @@ def test_a_list_that_is_wrong_is_nobody_s(settings: Settings, text: str, said: s
         with pytest.raises(kind, match=said) as caught:
             read(settings)
         assert "approvers.yml" in str(caught.value)
+
+
+POLICY = """
+apiVersion: driftwarden.io/v1
+kind: RemediationPolicy
+metadata: {name: tests, revision: "1"}
+spec:
+  enforcement: enforce
+  tiers: [{name: all, models: ["*"], allow: [notify], approvals: {required: 1, from: [risk], expiresAfter: 4h}}]
+  require: [{id: confidence, fact: plan.confidence, atLeast: "0.80", else: escalate}]
+"""
+
+
+def test_only_keys_that_count_make_someone_able(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The doctor and the lint of a policy: nobody yet, someone, and the same person after the only key was revoked."""
+    from driftwarden.service.cli import doctor
+    from driftwarden.service.cli.main import run
+
+    monkeypatch.setenv("DRIFTWARDEN_HOME", str(tmp_path))
+    monkeypatch.setenv("DRIFTWARDEN_CONF", str(tmp_path))
+    (tmp_path / "p.yml").write_text(POLICY)
+
+    def told() -> tuple[str, str, bool]:
+        settings = load_settings({"DRIFTWARDEN_HOME": str(tmp_path), "DRIFTWARDEN_CONF": str(tmp_path)})
+        (check,) = doctor._approvers(settings)
+        run(["policy", "check", str(tmp_path / "p.yml")])
+        return check.state, check.detail, "can never be met: 1 needed, 0 enrolled" in capsys.readouterr().out
+
+    assert told() == ("ok", "nobody is listed: the first answer enrols whoever gives it (embedded Redis)", False)
+    settings = load_settings({"DRIFTWARDEN_HOME": str(tmp_path), "DRIFTWARDEN_CONF": str(tmp_path)})
+    enrol(settings, "ada", ("risk",), public_of(Ed25519PrivateKey.generate()), datetime(2026, 11, 20, tzinfo=UTC))
+    assert told() == ("ok", "ada", False)
+    revoke(settings, "ada", "left", datetime(2026, 11, 21, tzinfo=UTC))
+    nobody = "every key is revoked or missing: nothing that escalates can be approved"
+    assert told() == ("warning", nobody, True)
