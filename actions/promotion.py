@@ -5,6 +5,7 @@ retry finds either the alias where it was (and moves it), or where it should be 
 else: then nobody can tell whether it had moved, and a person must look.
 """
 
+import logging
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +14,9 @@ from driftwarden.actions.registry import CORRELATION_TAG, INCIDENT_TAG, PREVIOUS
 from driftwarden.actions.windows import origin
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest, EffectResult
-from driftwarden.errors import AskHuman, Refused
+from driftwarden.errors import AskHuman, GiveUp, Refused, Retry
+
+log = logging.getLogger(__name__)
 
 JsonObject = dict[str, Any]
 
@@ -79,12 +82,20 @@ def move_champion(
 
 def finish(parts: Parts, request: ActionRequest, key: str, record: JsonObject) -> JsonObject:
     """Write the record as `done`."""
-    if record.get("changed"):
-        parts.registry.drop_challenger(request.model, int(record["after"]), lock=parts.lease)
     done = {**record, **origin(request), "state": "done"}
     parts.registry.put_effect(request.model, key, done, lock=parts.lease)
     parts.on_step("done")
+    if done.get("changed"):
+        _tidy(parts, request, int(done["after"]))
     return done
+
+
+def _tidy(parts: Parts, request: ActionRequest, version: int) -> None:
+    """The champion is no challenger any more; an alias that stays changes nothing, so what cannot be tidied is only said."""
+    try:
+        parts.registry.drop_challenger(request.model, version, lock=parts.lease)
+    except (Retry, GiveUp) as error:
+        log.warning("alias `challenger` stays on version %d: %s", version, error.diagnostics())
 
 
 def effect_result(action: ActionName, key: str, record: JsonObject, *, replayed: bool) -> EffectResult:

@@ -82,11 +82,14 @@ class QuarantineData:
             return
         if rows is None:
             raise Refused("quarantine_data: what the window would keep out of the history cannot be counted")
-        batch: JsonObject = {"start": window["start"], "end": window["end"]} if timed else {"path": window["path"]}
+        # As it will be kept out (`ModelRows`): by time, and by file unless that is the one file all rows are appended to.
+        batches: list[JsonObject] = [{"start": window["start"], "end": window["end"]}] if timed else []
+        if window["path"] is not None and not (timed and len(rows.paths) == 1):
+            batches.append({"path": window["path"]})
         try:
             counted = self._parts.sandbox.call(
                 "driftwarden.actions.tasks:count_kept_out",
-                {"rows": rows.model_dump(mode="json"), "batch": batch},
+                {"rows": rows.model_dump(mode="json"), "batches": batches},
                 timeout_s=limits.rehearsal.timeout_s,
                 memory_bytes=limits.rehearsal.memory_mib * 1024 * 1024,
             )
@@ -95,7 +98,7 @@ class QuarantineData:
         out, every, share = counted["kept_out"], counted["rows"], limits.actions.quarantine_share_max
         if out > share * every:
             raise Refused(
-                f"quarantine_data: the window takes in {out} of the {every} rows known, a batch is at most {share:.0%}"
+                f"quarantine_data: {out} of the {every} rows known would be kept out, at most {share:.0%} may be"
             )
 
     def _result(

@@ -36,14 +36,14 @@ def split(payload: JsonObject) -> JsonObject:
 
 
 def count_kept_out(payload: JsonObject) -> JsonObject:
-    """How many of the rows known a batch would keep out: `{rows, kept_out}`.
+    """How many of the rows known are kept out once a batch is too, with those that are already: `{rows, kept_out}`.
 
-    Payload: `rows` (RowSelection), `batch` (ExcludedRows: a path, or a time range).
+    Payload: `rows` (RowSelection, its `excluded` what is kept out already), `batches` (ExcludedRows of the new batch).
     """
     selection = RowSelection.model_validate(payload["rows"]).narrowed(labelled_only=False, last_rows=None)
-    batch = ExcludedRows.model_validate(payload["batch"])
-    every = len(read_rows(selection))
-    left = len(read_rows(selection.narrowed(excluded=(*selection.excluded, batch))))
+    batches = tuple(ExcludedRows.model_validate(batch) for batch in payload["batches"])
+    every = len(read_rows(selection.narrowed(excluded=())))
+    left = len(read_rows(selection.narrowed(excluded=(*selection.excluded, *batches))))
     return {"rows": every, "kept_out": every - left}
 
 

@@ -52,6 +52,10 @@ class Retry(Error):
     """A passing fault (a server away, a lock held): the same call may succeed later."""
 
 
+class NotYet(Retry):
+    """It waits for people or settings, however long that takes: no failed try."""
+
+
 class GiveUp(Error):
     """It cannot be done, and trying again will not change that; the incident fails with this reason."""
 

@@ -138,7 +138,7 @@ class AuditSettings(Value):
 class ActionSettings(Value):
     """`promotion`: `refit` trains the recipe that won again on all rows, `exact` promotes the very version that won.
 
-    `quarantine_share_max`: the largest share of the rows known that one batch may keep out.
+    `quarantine_share_max`: the largest share of the rows known that all batches together may keep out.
     """
 
     promotion: Literal["exact", "refit"] = "refit"

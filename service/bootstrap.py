@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import Clock, SystemClock
-from driftwarden.errors import Error
+from driftwarden.errors import BadInput, Error
 from driftwarden.service.auditing import keep_audit, open_audit, process_name
 from driftwarden.settings import Settings, load_settings
 from driftwarden.telemetry import configure_logging, register_secret
@@ -167,6 +167,18 @@ def open_seal(settings: Settings) -> "Seal":
     return Seal(load_or_create_key(settings.service.state_key_file or settings.home / "keys" / "state.key"))
 
 
+def check_seal(client: "Redis", prefix: str, seal: "Seal") -> None:
+    """Raise BadInput where this Redis was sealed with another key: every incident that is taken up would end for it."""
+    client.set(f"{prefix}seal", seal.close("seal", prefix, "driftwarden"), nx=True)
+    there: Any = client.get(f"{prefix}seal")
+    if there is None or seal.open("seal", prefix, there) is None:
+        raise BadInput(
+            "key of the state",
+            got="another one than this Redis was sealed with",
+            expected="the same `service.state_key_file` on every host that shares it (docs/security.md)",
+        )
+
+
 def start_tracing(settings: Settings) -> "Tracing":
     """Traces: always kept locally, sent to Langfuse where its keys are set, to a collector where one is named."""
     from driftwarden.tracing import Langfuse, TracingSettings, configure_tracing
@@ -295,6 +307,7 @@ def open_service(
         registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
         comparer = SandboxComparer(sandbox, settings)
         seal = open_seal(settings)
+        check_seal(client, prefix, seal)
         state = RedisStateStore(client, prefix, seal)
         notifier = open_notifier(settings, clock, os.environ)
         cold = KedroTrainer(settings.home / "training", environ=os.environ)

@@ -127,15 +127,18 @@ def _by_hand(id: str, what: "What", reason: str, name: str | None, key: str | No
     from driftwarden.clock import SystemClock
     from driftwarden.service.bootstrap import open_views
     from driftwarden.service.cli.approvers import groups_of_policy
+    from driftwarden.service.cli.render import incident_of
     from driftwarden.service.cli.signer import listed, signed_reason, with_key
     from driftwarden.service.signing.requests import sign_request
-    from driftwarden.service.workflow.byhand import check_request
+    from driftwarden.service.workflow.byhand import check_request, check_retry
 
     why = signed_reason(reason)
     with open_views() as views:
         incident = views.store.find(_prefix(id))
         record = views.store.get(incident)
         check_request(record.state, what, changed=bool((record.doc.get("result") or {}).get("changed")))
+        if what == "retry":
+            check_retry(incident_of(record))
         who, entry = listed(views.settings, name, key, lambda: groups_of_policy(views.settings))
         person = with_key(views.settings, who, entry, key)
         said = sign_request(incident, what, by=person.name, at=SystemClock().now(), reason=why, key=person.key)

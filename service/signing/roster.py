@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from driftwarden.clock import rfc3339
-from driftwarden.errors import BadInput, NotFound, Retry
+from driftwarden.errors import BadInput, NotFound, NotYet
 from driftwarden.service.signing.keys import check_name
 from driftwarden.service.signing.sshsig import PublicKey, parse_public
 from driftwarden.settings import Approver, ApproverKey, Settings, load_settings
@@ -28,11 +28,11 @@ def read_roster(settings: Settings) -> dict[str, Approver]:
 
 
 def roster_in_force(settings: Settings) -> dict[str, Approver]:
-    """As `read_roster`, for a running service; raises Retry where the settings do not load just now: nobody is believed."""
+    """As `read_roster`, for a running service; raises NotYet where the settings do not load just now: nobody is believed."""
     try:
         return read_roster(settings)
     except BadInput as error:
-        raise Retry(f"who may approve cannot be read: {error.diagnostics()}") from None
+        raise NotYet(f"who may approve cannot be read: {error.diagnostics()}") from None
 
 
 def keys_of(approver: Approver) -> frozenset[PublicKey]:

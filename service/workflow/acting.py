@@ -20,7 +20,7 @@ from driftwarden.service.workflow.deciding import (
     withdraw,
 )
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.parts import SERVICE, HeldLease, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, settle, tell_harm_stands
@@ -40,15 +40,13 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         return _decide_and_intend(parts, incident, raws)
     request = ActionRequest.model_validate(incident.intent.request)
     action = parts.actions[request.candidate.action]
-    if "undo" in request.candidate.params:
+    if incident.undo_of is not None:
+        if resumed and not _is_taken_back(parts, incident):
+            return _intend_anew(parts, incident)
         return _undo(parts, incident)
     result = action.lookup(request)
     if result is None and resumed:
-        if incident.attempts > parts.settings.service.crashes_max:
-            parts.ledger.settle(incident.id, failed=True)
-            return fail(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
-        incident.intent = None
-        return State.EXECUTING
+        return _intend_anew(parts, incident)
     try:
         if result is None:
             action.precheck(request)
@@ -61,6 +59,40 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
     return _done(parts, incident, request, result)
+
+
+def _intend_anew(parts: Parts, incident: Incident) -> State:
+    """Whoever intended it died or gave up before it happened: that is written down, and it is decided afresh."""
+    assert incident.intent is not None
+    if incident.attempts > parts.settings.service.crashes_max:
+        parts.ledger.settle(incident.id, failed=True)
+        return fail(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
+    parts.audit.append(
+        "result",
+        {
+            "action": incident.intent.request["candidate"]["action"],
+            "idempotency_key": incident.intent.idempotency_key,
+            "changed": False,
+            "cancelled": True,
+            "undo": incident.undo_of is not None,
+            "detail": "not begun: its worker died or gave up before",
+        },
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=incident.intent.audit_hash,
+    )
+    incident.intent = None
+    return State.EXECUTING
+
+
+def _is_taken_back(parts: Parts, incident: Incident) -> bool:
+    """True where the undo has happened already, and only its record may be missing."""
+    assert incident.undo_of is not None
+    before = EffectResult.model_validate(incident.undo_of["result"])
+    if before.action not in VERSION_ACTIONS:
+        return False  # a second try of such an undo finds for itself that it is done
+    return parts.registry.champion(parts.settings.watched(incident.model)) == before.before
 
 
 def _undo(parts: Parts, incident: Incident) -> State:
@@ -121,10 +153,9 @@ def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
     """What an effect, or its taking back, leaves in the books: the ledger, the approval that it used up, the log."""
     assert incident.intent is not None
     undo = incident.undo_of is not None
-    parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
-    if incident.approval and parts.approvals.get(incident.approval).state == "approved":
-        parts.approvals.mark(incident.approval, "executed")
-    incident.audit["result"] = parts.audit.append(
+    # The log first: whatever else of the books cannot be written, what happened must not be hidden by it.
+    written = parts.floor.result_of(incident.id, incident.intent.audit_hash)
+    incident.audit["result"] = written or parts.audit.append(
         "result",
         {**result.model_dump(mode="json"), "undo": undo},
         actor=SERVICE,
@@ -132,8 +163,19 @@ def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
         correlation_id=incident.correlation_id,
         causation=incident.intent.audit_hash,
     )
+    parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
+    _use_up(parts, incident)
     told = result.detail or result.action.value
     incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)
+
+
+def _use_up(parts: Parts, incident: Incident) -> None:
+    """The approval that allowed the effect is used up by it; one that allowed nothing is about a plan that is no more."""
+    assert incident.intent is not None
+    request = parts.approvals.find(incident.approval) if incident.approval else None
+    if request is not None and request.state == "approved":
+        allowed = incident.intent.cause_hash == incident.audit.get("approval")
+        parts.approvals.mark(request.id, "executed" if allowed else "superseded")
 
 
 def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict[str, object]:
@@ -202,7 +244,7 @@ def _compare(parts: Parts, incident: Incident, reported: Sequence[dict[str, Any]
     model = parts.settings.watched(incident.model)
     waiting = "no labelled rows after the action yet"
     try:
-        own = ModelRows(parts.settings, model, parts.state.quarantined(model.name))
+        own = ModelRows(parts.settings, model, parts.quarantined(model.name))
         rows = own.after(incident.effect_rows, _latest_now(parts, incident), reported)
         if rows is None or result.before is None or result.after is None:
             return Verification(verdict="pending", detail=waiting)
@@ -281,7 +323,12 @@ def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
     assert incident.result is not None
     parts.audit.append(
         "settlement",
-        {"action": incident.result.action.value, "helped": incident.helped, "basis": basis},
+        {
+            "model": incident.model,
+            "action": incident.result.action.value,
+            "helped": incident.helped,
+            "basis": basis,
+        },
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,
@@ -289,12 +336,21 @@ def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
     )
 
 
-def close(parts: Parts, incident: Incident) -> None:
-    """Write the last record of an incident and hand what was learned to the knowledge base."""
+def close(parts: Parts, incident: Incident, version: int) -> None:
+    """Write the last record of an incident and hand what was learned to the knowledge base.
+
+    `version` of the stored state that is closed: where the store has gone past it, a slow worker's word is no end.
+    """
     finding, candidate = incident.finding, incident.candidate
+    HeldLease().check()
     incident.audit["close"] = parts.audit.append(
         "close",
-        {"state": incident.state.value, "outcome": incident.outcome, "problem": incident.problem},
+        {
+            "state": incident.state.value,
+            "outcome": incident.outcome,
+            "problem": incident.problem,
+            "version": version,
+        },
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,

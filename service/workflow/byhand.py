@@ -10,14 +10,14 @@ from datetime import timedelta
 
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, NotFound, Refused, Retry
+from driftwarden.errors import AskHuman, BadInput, GiveUp, NotFound, Refused
 from driftwarden.service.signing.requests import AGE_MAX, SignedRequest, hear_request
 from driftwarden.service.signing.roster import roster_in_force
 from driftwarden.service.workflow.deciding import withdraw
 from driftwarden.service.workflow.incident import HEARD_MAX, Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.transitions import State
-from driftwarden.service.workflow.undoing import propose
+from driftwarden.service.workflow.undoing import leave, propose
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,12 @@ S = State
 ALLOWED: dict[str, frozenset[State]] = {
     "retry": frozenset({S.FAILED, S.REJECTED, S.EXPIRED, S.CLOSED, S.AWAITING_APPROVAL}),
     "close": frozenset({S.AWAITING_APPROVAL, S.VERIFYING, S.MONITORING}),
-    "undo": frozenset({S.RESOLVED, S.VERIFYING, S.CLOSED}),
+    "undo": frozenset({S.RESOLVED, S.VERIFYING, S.CLOSED, S.FAILED}),
     "choose": frozenset({S.AWAITING_APPROVAL}),
 }
+
+
+_NOT_DONE = {"retry": "not retried", "close": "not closed", "undo": "not undone", "choose": "not chosen"}
 
 
 def check_request(state: str, what: str, *, changed: bool = True) -> None:
@@ -72,7 +75,7 @@ def take_request(parts: Parts, incident: Incident, what: str, payload: object) -
     or if it is nobody's word."""
     try:
         said = _heard(parts, incident, what, payload)
-    except (BadInput, Retry) as error:
+    except BadInput as error:
         log.warning("%s of %s is not heard: %s", what, incident.id, error.diagnostics())
         incident.note(parts.clock, "approval", f"not heard: {what}: {error.diagnostics()}", SERVICE)
         return incident.state
@@ -80,28 +83,45 @@ def take_request(parts: Parts, incident: Incident, what: str, payload: object) -
     if incident.state not in ALLOWED[what]:
         incident.note(parts.clock, "close", f"{what} was asked too late: {said.reason}", actor)
         return incident.state
-    _record(parts, incident, said, actor)
-    if what in {"close", "retry"}:
-        withdraw(parts, incident, also_approved=True)
-        if what == "close":
-            return State.CLOSED
-        _begin_again(incident)
-        return State.TRIAGED
+    state, refusal = incident.state, None
     try:
-        if said.candidate is not None:
-            _choose(incident, said.candidate, said.approval)
-            withdraw(parts, incident, also_approved=True)
-        else:
-            propose(parts, incident, by=said.by, rationale=f"undo, asked by a person: {said.reason}")
-    except (Refused, BadInput, Retry) as error:
-        not_done = "not chosen" if what == "choose" else "not undone"
-        incident.note(parts.clock, "close", f"{not_done}: {error.diagnostics()}", actor)
-        return incident.state
-    return State.REHEARSED
+        after = _follow(parts, incident, said)
+    except (Refused, BadInput, GiveUp, AskHuman) as error:
+        after, refusal = state, error.diagnostics()
+    _record(parts, incident, said, actor, state)
+    if refusal is not None:
+        incident.note(parts.clock, "close", f"{_NOT_DONE[said.what]}: {refusal}", actor)
+    return after
+
+
+def _follow(parts: Parts, incident: Incident, said: SignedRequest) -> State:
+    """Where the request leads; raises Refused and others where it leads nowhere, Retry where it must wait."""
+    if said.what == "undo":
+        propose(parts, incident, by=said.by, rationale=f"undo, asked by a person: {said.reason}")
+        return State.REHEARSED
+    if said.what == "choose":
+        _choose(incident, str(said.candidate), said.approval)
+        withdraw(parts, incident, also_approved=True)
+        return State.REHEARSED
+    if said.what == "retry":
+        check_retry(incident)
+    withdraw(parts, incident, also_approved=True)
+    if said.what == "close":
+        return State.CLOSED if incident.undo_of is None else leave(parts, incident, "people closed the question")
+    _begin_again(incident)
+    return State.TRIAGED
+
+
+def check_retry(incident: Incident) -> None:
+    """Raise Refused where beginning again would forget an effect: it counts against no cap of its own incident."""
+    if incident.undo_of is not None:
+        raise Refused("an undo waits for an answer")
+    if incident.result is not None and incident.result.changed and incident.undone is None:
+        raise Refused("its effect stands: undo it first, or let the next drift open an incident of its own")
 
 
 def _heard(parts: Parts, incident: Incident, what: str, payload: object) -> SignedRequest:
-    """The request, once; raises BadInput or Retry where it is not to be heard."""
+    """The request, once; raises BadInput where it is not to be heard, NotYet where nobody can tell just now."""
     now = parts.clock.now()
     approvers = roster_in_force(parts.settings)
     said = hear_request(payload, incident=incident.id, what=what, now=now, approvers=approvers)
@@ -115,7 +135,7 @@ def _heard(parts: Parts, incident: Incident, what: str, payload: object) -> Sign
     return said
 
 
-def _record(parts: Parts, incident: Incident, said: SignedRequest, actor: Actor) -> None:
+def _record(parts: Parts, incident: Incident, said: SignedRequest, actor: Actor, state: State) -> None:
     incident.audit["approval"] = parts.audit.append(
         "approval",
         {
@@ -123,7 +143,7 @@ def _record(parts: Parts, incident: Incident, said: SignedRequest, actor: Actor)
             "by": said.by,
             "at": said.at,
             "reason": said.reason,
-            "state": incident.state.value,
+            "state": state.value,
             "candidate": said.candidate,
             "public_key": said.public_key,
             "signature": said.signature,

@@ -51,7 +51,7 @@ class LiveCase:
         first = since_when(self._incident, self._parts.metrics.last(self._model.name, HISTORY_WINDOWS_MAX))
         if self._model.time_column is not None or first is None:
             return {"recent_rows": rows, "since": first}
-        selection = ModelRows(self._parts.settings, self._model, self._parts.state.quarantined(self._model.name))
+        selection = ModelRows(self._parts.settings, self._model, self._parts.quarantined(self._model.name))
         try:
             return {
                 "recent_rows": rows,
@@ -86,7 +86,7 @@ class LiveCase:
             if entry["model"] == self._model.name and incident != self._incident.id
         ]
         changes.sort(key=lambda change: change["at"])
-        quarantined = self._parts.state.quarantined(self._model.name)
+        quarantined = self._parts.quarantined(self._model.name)
         changes += [{"what": "quarantined batch", "batch": batch, **record} for batch, record in quarantined.items()]
         reference = self._parts.state.reference(self._model.name)
         if reference:
@@ -115,7 +115,7 @@ class LiveCase:
                 "event field `data.window.uri`", got="nothing", expected="where the window's rows can be read"
             )
         now = self._parts.decision_clock.now_for(self._incident)
-        rows = ModelRows(self._parts.settings, self._model, self._parts.state.quarantined(self._model.name))
+        rows = ModelRows(self._parts.settings, self._model, self._parts.quarantined(self._model.name))
         current = rows.window(window["uri"], now)
         history = [str(path) for path in rows.history_files() if str(path) not in current.paths]
         quarantined = {str(one.path) for one in rows.known(now, window["uri"]).excluded}

@@ -2,7 +2,7 @@
 -- KEYS: 1 activations 2 wf 3 model 4 queue 5 timers 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 wf:keys
 --       12 index 13 ids 14 model index 15 successor wf 16 successor wf:events 17 successor wf:keys
 -- ARGV: group, consumer, entry, incident, model, fence, version, token, state, disposition, due ms ('' none), lease ms,
---       doc, accepting, events seen, last signal delivered, successor ('' none), now, events weighed, seal of the doc, handled signals...
+--       doc, accepting, events seen, last signal delivered, successor ('' none), now, events weighed, seal of the doc, split, handled signals...
 -- include: successor
 local ID, MODEL = ARGV[4], ARGV[5]
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -16,11 +16,11 @@ if h[1] ~= ARGV[6] or h[2] ~= ARGV[7] then return {'FENCED', h[1] or '', h[2] or
 local finish, release = ARGV[10] == 'finish', ARGV[10] == 'release'
 
 local opened = false
-if finish then
+if finish or ARGV[21] == '1' then
   local reply
   reply, opened = open_successor({wf = KEYS[2], keys = KEYS[11], events = KEYS[8], next = KEYS[15], next_events = KEYS[16],
     next_keys = KEYS[17], index = KEYS[12], ids = KEYS[13], model_index = KEYS[14], counts = KEYS[9], transitions = KEYS[6],
-    activations = KEYS[1]}, ID, ARGV[17], MODEL, seen, ARGV[18])
+    activations = KEYS[1]}, ID, ARGV[17], MODEL, tonumber(ARGV[19]), ARGV[18])
   if reply then return reply end
 end
 
@@ -29,7 +29,7 @@ redis.call('HSET', KEYS[2], 'state', ARGV[9], 'tok', ARGV[8], 'crashes', 0, 'doc
   'mac', ARGV[20], 'sealed', version .. '|' .. ARGV[9])
 if h[5] ~= ARGV[9] then redis.call('HINCRBY', KEYS[9], h[5], -1); redis.call('HINCRBY', KEYS[9], ARGV[9], 1) end
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'incident', ID, 'model', MODEL, 'version', version, 'from', h[5], 'state', ARGV[9], 'fence', ARGV[6])
-for i = 21, #ARGV do redis.call('HDEL', KEYS[7], ARGV[i]) end
+for i = 22, #ARGV do redis.call('HDEL', KEYS[7], ARGV[i]) end
 
 if ARGV[9] == 'verifying' and not finish then redis.call('SADD', KEYS[10], ID) else redis.call('SREM', KEYS[10], ID) end
 local field = 'open:' .. (h[6] or '')

@@ -19,7 +19,7 @@ from driftwarden.service.workflow.approvals import (
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Intent
-from driftwarden.service.workflow.ledger import Caps
+from driftwarden.service.workflow.ledger import Caps, wilson_lower
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reminding import remind
 from driftwarden.service.workflow.requests import build_request
@@ -32,13 +32,13 @@ ROUNDS_MAX = 3
 
 def fresh_facts(parts: Parts, incident: Incident, approval: dict[str, Any] | None, caps: Caps) -> dict[str, Any]:
     """The facts of a decision as they are now; `state.*` never counts this incident."""
-    now = parts.decision_clock.now_for(incident)
+    now = parts.now_for(incident)
     try:
         model = parts.settings.watched(incident.model)
     except NotFound:
         model = None
     candidate = incident.candidate
-    track = parts.ledger.track_record(model=incident.model, action=candidate.action.value) if candidate else None
+    track = _track_record(parts, incident.model, candidate.action.value) if candidate else None
     return build_facts(
         incident,
         now=now,
@@ -51,6 +51,18 @@ def fresh_facts(parts: Parts, incident: Incident, approval: dict[str, Any] | Non
         track_record=track,
         approval=approval,
     )
+
+
+def _track_record(parts: Parts, model: str, action: str) -> dict[str, Any]:
+    """As Redis has it, with no fewer failures than the log."""
+    track = parts.ledger.track_record(model=model, action=action)
+    if track["failures"] is None:
+        return track
+    failures = max(track["failures"], parts.floor.failures(model, action))
+    return track | {
+        "failures": failures,
+        "lower_bound": wilson_lower(track["successes"], track["successes"] + failures),
+    }
 
 
 def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None = None) -> Decision:
@@ -144,7 +156,7 @@ def _reserve(parts: Parts, incident: Incident) -> str | None:
         model=incident.model,
         action=candidate.action.value,
         cost_usd=candidate.cost_usd,
-        now=parts.decision_clock.now_for(incident),
+        now=parts.now_for(incident),
         caps=parts.caps().without(lifted),
         undo=incident.undo_of is not None,
     )
@@ -155,8 +167,9 @@ def withdraw(parts: Parts, incident: Incident, *, also_approved: bool) -> None:
     if incident.approval is None:
         return
     gone = {"pending", "approved"} if also_approved else {"pending"}
-    if parts.approvals.get(incident.approval).state in gone:
-        parts.approvals.mark(incident.approval, "superseded")
+    request = parts.approvals.find(incident.approval)
+    if request is not None and request.state in gone:
+        parts.approvals.mark(request.id, "superseded")
 
 
 def intend(parts: Parts, incident: Incident, cause: str) -> None:
@@ -212,7 +225,9 @@ def ask(parts: Parts, incident: Incident) -> State:
     incident.approval = request.id
     # Not whether the request is new: a process may have died right after it wrote it, and then nobody was told.
     asked = asked_as(request)
-    if incident.asked != asked:
+    if request.state == "rejected":
+        incident.asked = asked  # the same plan, which people refused: they are not asked again, and it says so at once
+    elif incident.asked != asked:
         incident.asked = asked
         _record_approval(parts, incident, request, "requested", SERVICE, cause="decision")
         incident.note(
@@ -276,7 +291,10 @@ def _record_approval(
 def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """awaiting_approval -> approved | rejected | expired, or triaged again where more drift has come meanwhile."""
     assert incident.approval is not None
-    request = parts.approvals.get(incident.approval)
+    request = parts.approvals.find(incident.approval)
+    too_late = request is not None and parts.approvals.is_expired(request)
+    if request is None or request.state in {"superseded", "executed"} or (request.state == "expired" and not too_late):
+        return ask(parts, incident)  # it is gone, or was called something that it cannot be while it is waited for
     if request.state == "approved" and incident.asked != asked_as(request):
         # Somebody put an older request of this plan in the place of the one that was asked.
         parts.approvals.mark(request.id, "superseded")
@@ -351,6 +369,7 @@ def fail(parts: Parts, incident: Incident, reason: str) -> State:
     """Any state -> failed: it ends here, says why, and people are told."""
     incident.problem = reason
     parts.ledger.abandon(incident.id)
+    withdraw(parts, incident, also_approved=True)
     incident.note(parts.clock, "close", f"failed: {reason}", SERVICE)
     parts.notifier.notify(
         f"incident failed on {incident.model}",

@@ -17,7 +17,7 @@ from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Caps, count_actions
 
 JsonObject = dict[str, Any]
-_TYPES = ("intent", "result", "verification", "close")
+_TYPES = ("intent", "result", "verification", "settlement", "close")
 _MARKS = tuple(f'"type":"{name}"'.encode() for name in _TYPES)
 _MICRO = Decimal(1_000_000)
 
@@ -46,7 +46,8 @@ class LogTail:
             if whole:
                 self._read[path.name] = begin + len(whole) + 1
                 found += [_parsed(line) for line in whole.split(b"\n") if any(mark in line for mark in _MARKS)]
-        return [one for one in found if one]
+        # Files are read one after the other: what several processes wrote of one incident is put back in order.
+        return sorted((one for one in found if one), key=lambda one: (str(one.get("ts")), int(one.get("seq") or 0)))
 
 
 def _parsed(line: bytes) -> JsonObject:
@@ -63,8 +64,12 @@ class _Known:
 
     effects: dict[str, JsonObject] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # intent's hash -> its idempotency key
-    done: set[str] = field(default_factory=set)  # intents' hashes that a result followed
-    closed: tuple[str, str] | None = None  # the last `close`: its hash, the state it names
+    done: dict[str, str] = field(default_factory=dict)  # intent's hash -> hash of the result that followed it
+    closed: dict[int, str] = field(
+        default_factory=dict
+    )  # version of the stored state that was closed -> its last state
+    batches: dict[str, set[str]] = field(default_factory=dict)  # model -> batches that were put into quarantine
+    helped: dict[tuple[str, str], bool] = field(default_factory=dict)  # (model, action) -> what later rows said
 
 
 class AuditFloor:
@@ -88,20 +93,37 @@ class AuditFloor:
         with self._lock:
             self._refresh()
             known = self._known.get(incident.id)
-            return known is not None and not known.done <= set(incident.intents)
+            return known is not None and not known.done.keys() <= set(incident.intents)
 
-    def ended_as(self, incident: Incident) -> tuple[str, str] | None:
-        """`(hash of its last close record, state)` where the log says that it ended and the stored state does not know.
+    def result_of(self, incident: str, intent: str) -> str | None:
+        """Hash of the result that stands in the log for an intent's hash, or None."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident)
+            return known.done.get(intent) if known is not None else None
 
-        Either its worker died right before the last commit, or the state was put back; in both cases it has ended.
+    def ended_as(self, incident: str, version: int) -> str | None:
+        """The state in which it ended, where the log says that a later version of the stored state was closed.
+
+        That very version: its worker died between the record and the last commit, and the step is done again.
         """
         with self._lock:
             self._refresh()
-            known = self._known.get(incident.id)
-            closed = known.closed if known is not None else None
-        if closed is None or closed[0] == incident.audit.get("close") or closed[1] == incident.state.value:
-            return None
-        return closed
+            known = self._known.get(incident)
+            later = [closed for closed in known.closed if closed > version] if known is not None else []
+            return known.closed[max(later)] if known is not None and later else None
+
+    def quarantined(self, model: str) -> frozenset[str]:
+        """Batches of a model that were put into quarantine, and that nothing here says were released."""
+        with self._lock:
+            self._refresh()
+            return frozenset(batch for known in self._known.values() for batch in known.batches.get(model, ()))
+
+    def failures(self, model: str, action: str) -> int:
+        """How many incidents' effects of this kind were found not to have helped."""
+        with self._lock:
+            self._refresh()
+            return sum(known.helped.get((model, action)) is False for known in self._known.values())
 
     def _refresh(self) -> None:
         for record in self._tail():
@@ -112,13 +134,15 @@ class AuditFloor:
             if kind == "intent":
                 self._intended(known, record, body)
             elif kind == "result" and (key := known.keys.get(str(record.get("causation")))):
-                known.done.add(str(record["causation"]))
-                known.effects[key] |= {"state": "done", "cost": _micro(body.get("cost_usd"))}
+                self._resulted(known, key, record, body)
             elif kind == "verification" and body.get("verdict") == "harmed":
                 for entry in known.effects.values():
                     entry["failed"] = entry["failed"] or not entry["undo"]
+            elif kind == "settlement" and body.get("basis") == "measured":
+                known.helped[str(body.get("model")), str(body.get("action"))] = body.get("helped") is True
             elif kind == "close":
-                known.closed = (str(record.get("@hash")), str(body.get("state")))
+                if isinstance(body.get("version"), int):
+                    known.closed[body["version"]] = str(body.get("state"))
                 self._ended(known, str(body.get("state")))
 
     @staticmethod
@@ -137,6 +161,24 @@ class AuditFloor:
             "failed": False,
             "undo": body.get("undo") is True,
         }
+
+    @staticmethod
+    def _resulted(known: _Known, key: str, record: JsonObject, body: JsonObject) -> None:
+        if body.get("cancelled") is True:
+            known.effects.pop(key, None)
+            return
+        known.done[str(record["causation"])] = str(record.get("@hash"))
+        entry = known.effects.get(key)
+        if entry is None:
+            return
+        entry |= {"state": "done", "cost": _micro(body.get("cost_usd"))}
+        batch = (body.get("data") or {}).get("batch")
+        if isinstance(batch, str) and body.get("action") == "quarantine_data":
+            batches = known.batches.setdefault(str(entry["model"]), set())
+            if body.get("undo") is True:
+                batches.discard(batch)
+            elif body.get("changed") is True:
+                batches.add(batch)
 
     @staticmethod
     def _ended(known: _Known, state: str) -> None:
@@ -166,9 +208,11 @@ def raised(counted: JsonObject, floor: JsonObject) -> JsonObject:
         result[name] = str(max(Decimal(counted[name]), Decimal(floor[name])))
     for name in ("actions_in_window_model", "actions_in_window_global"):
         result[name] = max(counted[name], floor[name])
-    since = [one["seconds_since_last_action_model"] for one in (counted, floor)]
-    result["seconds_since_last_action_model"] = min((one for one in since if one is not None), default=None)
-    result["last_action_failed"] = counted["last_action_failed"] or floor["last_action_failed"]
+    here, there = counted["seconds_since_last_action_model"], floor["seconds_since_last_action_model"]
+    if there is not None and (here is None or there <= here):
+        # The log's last action is as late or later: that one's outcome counts, and of the same one the worse.
+        same = there == here and counted["last_action_failed"]
+        result |= {"seconds_since_last_action_model": there, "last_action_failed": floor["last_action_failed"] or same}
     if floor["recent_failures"] > counted["recent_failures"]:
         result |= {name: floor[name] for name in ("recent_runs", "recent_failures")}
     return result

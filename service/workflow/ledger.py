@@ -7,7 +7,7 @@ hash `<prefix>track`: `<model>|<action>|<incident>` -> sealed `1` helped, `0` no
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
@@ -149,10 +149,13 @@ class Ledger:
         self._change(incident, state="done", failed=failed, cost_usd=cost_usd)
 
     def fail_effect(self, incident: str) -> None:
-        """The effect did harm: it counts as a failure. Once its undo is reserved, that is written already."""
-        entry = self._entry(incident)
-        if entry is not None and not entry.get("undo"):
-            self._change(incident, state="done", failed=True, cost_usd=None)
+        """The effect did harm: the last entry of the incident that is no undo counts as a failure."""
+        own = {key: entry for key, entry in self._all().items() if entry and key.partition("#")[0] == incident}
+        effects = {key: entry for key, entry in own.items() if not entry.get("undo") and entry["state"] != "released"}
+        if effects:
+            last = max(effects, key=lambda key: (effects[key]["at"], key == incident, int(key.partition("#")[2] or 0)))
+            entry = effects[last] | {"state": "done", "failed": True}
+            self._redis.hset(self._key, last, self._sealed(incident, entry))
 
     def release(self, incident: str) -> None:
         """The effect did not happen: the reservation counts nowhere."""
@@ -239,19 +242,22 @@ class Ledger:
 
 
 def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str, caps: Caps) -> dict[str, Any]:
-    """The counting facts of contract §4 from entries `{model, at, cost, state, failed, undo}`; later ones than `now` are not."""
+    """The counting facts of contract §4 from entries `{model, at, cost, state, failed, undo}`.
+
+    One that is dated later than `now` counts as of now: clocks differ, and what happened must not vanish for that.
+    """
     moment = parse_rfc3339(now)
     at, day = _ms(moment), _day_start_ms(moment, caps.zone)
-    counted = [entry for entry in entries if entry["at"] <= at]
+    counted = [{**entry, "at": min(entry["at"], at)} for entry in entries]
     mine = [entry for entry in counted if entry["model"] == model]
     last = max(mine, key=lambda entry: entry["at"], default=None)
     since = at - caps.breaker_window_ms
     finished = [e for e in mine if e["state"] == "done" and e["at"] > since and not e.get("undo")]
 
-    def spent(entries: list[Mapping[str, Any]]) -> str:
+    def spent(entries: Sequence[Mapping[str, Any]]) -> str:
         return str(Decimal(sum(int(entry["cost"]) for entry in entries if entry["at"] >= day)) / _MICRO)
 
-    def within(entries: list[Mapping[str, Any]], rate: tuple[int, int] | None) -> int:
+    def within(entries: Sequence[Mapping[str, Any]], rate: tuple[int, int] | None) -> int:
         window_ms = rate[1] if rate else 86_400_000
         return sum(entry["at"] > at - window_ms for entry in entries)
 

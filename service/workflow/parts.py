@@ -21,6 +21,7 @@ from driftwarden.contracts.ports import (
     Sandbox,
     StateStore,
 )
+from driftwarden.errors import AskHuman
 from driftwarden.service.workflow.approvals import Approvals
 from driftwarden.service.workflow.floor import AuditFloor
 from driftwarden.service.workflow.halts import Halts
@@ -129,6 +130,20 @@ class Parts:
     span: Span = field(default=_no_span)
     # Raises Disagreed while workers hold different policies, or that of `digest` is not in force. Default: one process.
     require_agreement: Callable[..., None] = field(default=_alone)
+
+    def now_for(self, incident: Incident) -> str:
+        """The moment of a decision about this incident (RFC 3339); an undo is decided when the harm is seen, not before."""
+        now = self.decision_clock.now_for(incident)
+        if incident.undo_of is None:
+            return now
+        return max([now, *(self.decision_clock.reached(one["end"]) for one in self.metrics.last(incident.model, 1))])
+
+    def quarantined(self, model: str) -> dict[str, dict[str, Any]]:
+        """Batches kept out, by name; raises AskHuman where the log knows of one that the store has lost."""
+        found = self.state.quarantined(model)
+        if lost := sorted(self.floor.quarantined(model) - found.keys()):
+            raise AskHuman(f"`{lost[0]}` of {model} is in quarantine in the audit log, and not in redis")
+        return found
 
     def caps(self) -> Caps:
         """The caps of the policy in force."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from driftwarden.errors import Error, Retry
+from driftwarden.errors import Error, NotYet
 from driftwarden.stream.scripts import Scripts
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ TTL_MS = 15_000
 _PACKAGE = "driftwarden.service.workflow"
 
 
-class Disagreed(Retry):
+class Disagreed(NotYet):
     """Not all workers hold the same policy, or it cannot be told: nothing executes until they do. No fault of the step."""
 
 

@@ -31,11 +31,11 @@ def idempotency_key(incident: Incident, candidate: Candidate) -> str:
 
 def build_request(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> ActionRequest:
     """The request of one candidate's effect; training rows only where rows are learned from, or kept from it."""
-    now = parts.decision_clock.now_for(incident)
+    now = parts.now_for(incident)
     window: dict[str, Any] = incident.event.get("window") or {}
     training = evaluation = None
     if candidate.action in {ActionName.RETRAIN, ActionName.QUARANTINE_DATA}:
-        rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name))
+        rows = ModelRows(parts.settings, model, parts.quarantined(model.name))
         try:
             training = rows.known(now, window.get("uri"))
         except BadInput:

@@ -3,20 +3,19 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.event import parse_event
-from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnwritable, Refused, Retry
+from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnwritable, NotYet, Refused, Retry
 from driftwarden.service.workflow import acting, byhand, deciding, understand
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
-from driftwarden.service.workflow.policy_agreement import Disagreed
 from driftwarden.service.workflow.reminding import next_look
-from driftwarden.service.workflow.store import Claim, WorkflowStore
+from driftwarden.service.workflow.store import Claim, Signal, WorkflowStore
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
 from driftwarden.telemetry import correlation
 
@@ -77,7 +76,14 @@ class Worker:
             resumed, asked = True, False
             while True:
                 # A commit brings what was left meanwhile: each word is read before the commit that says it was handled.
-                asked = self._hear(claim, incident) or asked
+                kept = incident.model_copy(deep=True)
+                try:
+                    asked = self._hear(claim, incident) or asked
+                except Retry as error:
+                    _rewind(incident, kept)
+                    log.info("a word waits: %s", error.diagnostics(), extra={"incident": incident.id})
+                    self._park(claim, incident, AGREE_AGAIN_S, handled=())
+                    return
                 if incident.state in TERMINAL:
                     # Nothing is left to walk: a word that came too late, or a close that a person asked for.
                     self._finish(claim, incident, closing=asked)
@@ -100,9 +106,9 @@ class Worker:
     def _distrusted(self, claim: Claim, incident: Incident) -> bool:
         """True where the stored state is not the last one: the incident ends, as the log says or as failed."""
         forged, floor = bool(claim.doc) and not claim.genuine, self._parts.floor
-        ended = None if forged else floor.ended_as(incident)
-        if ended is not None and ended[1] in TERMINAL:
-            incident.audit["close"], incident.state = ended[0], State(ended[1])
+        ended = None if forged else floor.ended_as(incident.id, claim.version)
+        if ended in set(TERMINAL):
+            incident.state = State(ended)
             incident.note(self._parts.clock, "close", "the audit log says that it had ended", SERVICE)
             self._finish(claim, incident, closing=False)
             return True
@@ -150,6 +156,7 @@ class Worker:
     def _step(self, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
         started = time.monotonic()
         name = incident.state.value
+        kept = incident.model_copy(deep=True)
         try:
             with self._parts.span(
                 f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
@@ -157,15 +164,18 @@ class Worker:
                 after = advance(self._parts, incident, claim, resumed=resumed)
         except (Fenced, LogUnwritable):
             raise
-        except Disagreed as error:
+        except NotYet as error:
+            _rewind(incident, kept)
             return self._wait(claim, incident, error)
         except (Retry, OSError, TimeoutError) as error:
+            _rewind(incident, kept)
             return self._again(claim, incident, error)
         except (GiveUp, Refused, AskHuman, BadInput) as error:
             return deciding.fail(self._parts, incident, error.diagnostics())
         except Exception as error:
             # A fault of ours must not end the worker, nor be lost: it is tried again, and then the incident fails with it.
             log.exception("step %s", name, extra={"incident": incident.id})
+            _rewind(incident, kept)
             return self._again(claim, incident, error)
         if after is not State.EXECUTING:  # within it, a retry decides and intends anew: that alone is no progress
             incident.tries = 0
@@ -173,10 +183,10 @@ class Worker:
         self._fail_point(f"stepped:{name}")
         return after
 
-    def _wait(self, claim: Claim, incident: Incident, error: Disagreed) -> State | None:
-        """Parked until the workers agree, however long that takes: no failed try, and said once."""
-        reason = f"waits to execute: {error.diagnostics()}"
-        if not any(line["summary"].startswith("waits to execute") for line in incident.timeline[-1:]):
+    def _wait(self, claim: Claim, incident: Incident, error: NotYet) -> State | None:
+        """Parked until workers agree or settings load, however long that takes: no failed try, and said once."""
+        reason = f"waits: {error.diagnostics()}"
+        if not any(line["summary"].startswith("waits: ") for line in incident.timeline[-1:]):
             incident.note(self._parts.clock, "decision", reason, SERVICE)
         log.info("incident %s", reason, extra={"incident": incident.id})
         self._park(claim, incident, AGREE_AGAIN_S)
@@ -192,7 +202,9 @@ class Worker:
         self._park(claim, incident, delay_s)
         return None
 
-    def _park(self, claim: Claim, incident: Incident, delay_s: float) -> None:
+    def _park(
+        self, claim: Claim, incident: Incident, delay_s: float, *, handled: Sequence[Signal] | None = None
+    ) -> None:
         self._store.commit(
             claim,
             state=incident.state.value,
@@ -200,7 +212,7 @@ class Worker:
             disposition="park",
             due_s=delay_s,
             accepting=_accepts(incident),
-            handled=claim.signals,
+            handled=claim.signals if handled is None else handled,
             weighed=len(incident.events),
         )
 
@@ -220,12 +232,14 @@ class Worker:
             accepting=_accepts(incident),
             handled=claim.signals,
             weighed=len(incident.events),
+            # What joined too late to be weighed is not held up by the effect and its verification.
+            split=state is State.EXECUTING,
         )
         return claim, not waits
 
     def _finish(self, claim: Claim, incident: Incident, *, closing: bool) -> Claim:
         if closing:
-            acting.close(self._parts, incident)
+            acting.close(self._parts, incident, claim.version)
         # What was taken in is what was weighed: any event beyond that opens the next incident.
         weighed = claim.events[: len(incident.events)] or claim.events
         claim = self._store.commit(
@@ -257,6 +271,12 @@ class Worker:
             yield heart
         finally:
             heart.stop()
+
+
+def _rewind(incident: Incident, kept: Incident) -> None:
+    """Undo what half a step changed: it is done again from its beginning, or told from there."""
+    for name in Incident.model_fields:
+        setattr(incident, name, getattr(kept, name))
 
 
 def _accepts(incident: Incident) -> bool:

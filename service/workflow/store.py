@@ -225,6 +225,7 @@ class WorkflowStore(IncidentReader):
         handled: Iterable[Signal] = (),
         token: str | None = None,
         weighed: int | None = None,
+        split: bool = False,
     ) -> Claim:
         """Make one step durable; returns the claim as it is now, with events and signals that came meanwhile.
 
@@ -232,7 +233,7 @@ class WorkflowStore(IncidentReader):
         line; `finish` ends the incident. `due_s`: when it is taken up again by itself (replaces the timer set before; park
         and release without one get a backstop of a day). `accepting`: later events of the model may join. `handled`: the
         signals that this step dealt with. `weighed`: how many of its events it has dealt with (default: all that the claim has
-        seen); where it finishes, or fails in a crash loop, the events beyond these open the `successor`. Raises Fenced:
+        seen); where it finishes, is `split`, or fails in a crash loop, the events beyond these open the `successor`. Raises Fenced:
         somebody else has taken over, nothing was written.
         """
         if due_s is None and disposition in {"park", "release"}:
@@ -250,7 +251,7 @@ class WorkflowStore(IncidentReader):
             when: Args = ["" if due_s is None else max(0, int(due_s * 1000)), claim.lease_ms, content]
             now = rfc3339(SystemClock().now())
             dealt = len(claim.events) if weighed is None else weighed
-            known: Args = [int(accepting), len(claim.events), last_signal, successor, now, dealt, mac]
+            known: Args = [int(accepting), len(claim.events), last_signal, successor, now, dealt, mac, int(split)]
             reply = self._scripts.run(
                 "commit",
                 [
@@ -274,7 +275,7 @@ class WorkflowStore(IncidentReader):
             state=state,
             doc=json.loads(content),
             version=int(version),
-            events=claim.events + (texts(events) if disposition != "finish" else ()),
+            events=claim.events[:dealt] if split else claim.events + (texts(events) if disposition != "finish" else ()),
             signals=signals_of(signals),
             crashes=0,
             genuine=self._seal is not None,

@@ -238,7 +238,7 @@ def _rehearsals(parts: Parts, incident: Incident, model: WatchedModel, to_try: l
     now = parts.decision_clock.now_for(incident)
     window = incident.event.get("window") or {}
     try:
-        rows = ModelRows(parts.settings, model, parts.state.quarantined(model.name)).known(now, window.get("uri"))
+        rows = ModelRows(parts.settings, model, parts.quarantined(model.name)).known(now, window.get("uri"))
         answer = parts.sandbox.call(
             "driftwarden.service.tasks:rehearse",
             {

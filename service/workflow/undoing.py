@@ -22,6 +22,7 @@ CANDIDATES_MAX = 6
 
 # What an undo puts its own in place of, and what stands again where it is not done.
 _REPLACED = (
+    "plan",
     "chosen",
     "confidence",
     "facts",
@@ -61,9 +62,9 @@ def propose(
         "performance": _loss(harm),
         "returns": returns,
     }
-    incident.plan = plan.model_copy(update={"candidates": (*plan.candidates[: CANDIDATES_MAX - 1], candidate)})
     for name in _REPLACED:
         setattr(incident, name, None)
+    incident.plan = plan.model_copy(update={"candidates": (*plan.candidates[: CANDIDATES_MAX - 1], candidate)})
     incident.chosen, incident.champion_before = candidate.id, champion
     win = harm.comparison.win_probability if harm and harm.comparison else None
     incident.confidence = None if win is None else round(1.0 - win, 6)

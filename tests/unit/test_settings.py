@@ -136,7 +136,9 @@ def test_a_wrong_secret_does_not_show(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"\xff\xfe", "bytes that are not UTF-8"), (b"log_level: [", "not YAML")], ids=["bytes", "yaml"]
+    ("content", "said"),
+    [(b"\xff\xfe", "bytes that are not UTF-8"), (b"log_level: [", "not YAML")],
+    ids=["bytes", "yaml"],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes, said: str) -> None:
     """Named with its path; never a traceback."""

@@ -10,7 +10,7 @@ import pytest
 
 from driftwarden.actions.state import RedisStateStore
 from driftwarden.contracts.base import ActionName
-from driftwarden.contracts.data import RowSelection
+from driftwarden.contracts.data import ExcludedRows, RowSelection
 from driftwarden.contracts.watch import DataSource
 from driftwarden.errors import AskHuman, Fenced, Refused, Retry
 from driftwarden.sealing import Seal
@@ -79,12 +79,22 @@ def test_no_window_keeps_most_of_the_history_out(
     request = world.request(QUARANTINE, **(named | {"training_rows": known, "evaluation_rows": None}))
 
     for attempt in (world.action(QUARANTINE).precheck, world.action(QUARANTINE).execute):
-        with pytest.raises(Refused, match=f"{kept_out} of the 100 rows known"):
+        with pytest.raises(Refused, match=f"{kept_out} of the 100 rows known would be kept out"):
             attempt(request)
     assert state.quarantined(world.model.name) == {}
     half = {"window_start": "2026-11-01T00:00:00Z", "window_end": "2026-11-03T02:00:00Z"}
     request = world.request(QUARANTINE, **(half | {"training_rows": known, "evaluation_rows": None}))
     assert world.action(QUARANTINE).execute(request).changed
+    beside = known.narrowed(excluded=(ExcludedRows(start=half["window_start"], end=half["window_end"]),))
+    more = {"window_start": "2026-11-03T02:00:00Z", "window_end": "2026-11-03T03:00:00Z"}
+    with pytest.raises(Refused, match="51 of the 100 rows known"):
+        world.action(QUARANTINE).precheck(world.request(QUARANTINE, **(more | {"training_rows": beside})))
+    window = tmp_path / "window.parquet"
+    pd.DataFrame({"ts": pd.date_range("2026-12-01", periods=200, freq="h", tz="UTC"), "y": 1.0}).to_parquet(window)
+    both = known.narrowed(paths=(str(file), str(window)))
+    named = {"window_uri": str(window), "window_start": "2026-12-01T00:00:00Z", "window_end": "2026-12-01T01:00:00Z"}
+    with pytest.raises(Refused, match="200 of the 300 rows known"):
+        world.action(QUARANTINE).precheck(world.request(QUARANTINE, **(named | {"training_rows": both})))
     uncounted = world.request(QUARANTINE, **(half | {"training_rows": None, "evaluation_rows": None}))
     with pytest.raises(Refused, match="cannot be counted"):
         world.action(QUARANTINE).precheck(uncounted)

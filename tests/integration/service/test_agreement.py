@@ -47,7 +47,7 @@ def test_nothing_executes_until_they_agree(world: Any, other: PolicyAgreement) -
     assert world.records("intent") == []
     assert world.parts.ledger.running() == []
     assert len(world.records("decision")) == 1, "waiting writes nothing"
-    waits = [line["summary"] for line in incident.timeline if line["summary"].startswith("waits to execute")]
+    waits = [line["summary"] for line in incident.timeline if line["summary"].startswith("waits: ")]
     assert len(waits) == 1
     assert "other holds tests 1" in waits[0]
     other.announce()
