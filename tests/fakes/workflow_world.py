@@ -126,6 +126,7 @@ class ScriptedAction:
     def __init__(self, name: ActionName, plant: Plant, cost: str) -> None:
         self.name, self.plant, self.cost = name, plant, Decimal(cost)
         self.refuse: str | None = None
+        self.data: dict[str, Any] = {}
 
     def estimate(self, request: ActionRequest) -> Estimate:
         """The scripted cost."""
@@ -160,7 +161,7 @@ class ScriptedAction:
             plant.champions[name] = after
             plant.moves.append((name, before, after, key))
         result = EffectResult(action=self.name, idempotency_key=key, changed=True, before=before, after=after,
-                              cost_usd=self.cost, detail=f"{self.name} done")  # fmt: skip
+                              cost_usd=self.cost, detail=f"{self.name} done", data=self.data)  # fmt: skip
         plant.done[key] = result
         plant.die_at("effect:moved")
         return result

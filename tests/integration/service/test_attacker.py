@@ -166,6 +166,53 @@ def test_a_track_record_that_is_made_up_is_unknown(world: Any) -> None:
     assert world.only().facts["track_record"] == {"successes": None, "failures": None, "lower_bound": None}
 
 
+def test_failures_that_are_deleted_count_from_the_log(world: Any) -> None:
+    """What the log settled as a failure stays one."""
+    world.send()
+    world.run()
+    world.script.gain, world.script.gain_win = -0.2, 0.01
+    world.later(seconds=301)
+    assert world.only().state == "undone"
+    world.client.delete("driftwarden:track")
+    world.clock.advance(days=2)
+    world.send()
+    world.run()
+    assert world.incidents()[-1].facts["track_record"]["failures"] == 1
+
+
+def test_a_quarantine_that_is_deleted_asks_a_person(world: Any) -> None:
+    """Rows that were kept out do not come back into a training because somebody forgot them."""
+    world.script.root_cause = RootCause.STUCK_VALUES
+    world.script.candidates = (Candidate(id="c1", action=ActionName.QUARANTINE_DATA),)
+    world.actions[ActionName.QUARANTINE_DATA].data = {"batch": "batch-1"}
+    world.send()
+    world.run()
+    assert world.only().state == "resolved"
+    world.client.delete("driftwarden:quarantine:m")
+    world.script.root_cause = RootCause.CONCEPT_DRIFT
+    world.script.candidates = (Candidate(id="c1", action=ActionName.RETRAIN),)
+    world.clock.advance(days=2)
+    world.send()
+    world.run()
+    assert world.plant.moves == []
+    assert "`batch-1` of m is in quarantine in the audit log" in world.incidents()[-1].problem
+
+
+def test_an_effect_cannot_be_hidden_by_deleting_its_approval(world: Any) -> None:
+    """The queue is wiped while the effect runs: its result stands in the log, and it is verified like any other."""
+    waiting(world)
+    world.approve()
+
+    def wipe(where: str) -> None:
+        if where == "effect:moved":
+            world.client.delete("driftwarden:approvals")
+
+    world.plant.die_at = wipe
+    world.run()
+    assert (len(world.plant.moves), len(world.records("result"))) == (1, 1)
+    assert world.only().state == "verifying"
+
+
 def test_an_old_approval_does_not_serve_again(world: Any) -> None:
     """Approved, done, undone: with everything of the approval put back, the same plan still has to be asked for."""
     waiting(world)

@@ -8,6 +8,8 @@ from fakes.workflow_world import Crash
 
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
+from driftwarden.errors import Retry
+from driftwarden.service.workflow.parts import SERVICE
 
 
 def harm(world: Any) -> None:
@@ -242,3 +244,151 @@ def test_a_request_that_is_asked_anew_is_told_anew(world: Any) -> None:
     second = world.pending()
     assert (second.id, second.requested_at != first.requested_at) == (first.id, True)
     assert len([key for key in world.silent.messages if key.startswith(first.id)]) == 2
+
+
+def test_an_undo_that_was_interrupted_is_decided_again(world: Any) -> None:
+    """Its worker died after the intent; meanwhile everything was halted: nothing moves, and the log says it was not begun."""
+    harm(world)
+    world.clock.advance(seconds=301)
+    world.store.pump_timers(ahead_s=301)
+    with pytest.raises(Crash):
+        world.run(world.worker(fail_point=dying_at_second("committed:executing")))
+    assert world.records("intent")[-1]["body"]["undo"] is True
+    world.parts.halts.halt(None, reason="look first", by="ada")
+    world.restart()
+    assert (world.only().state, world.plant.champions["m"]) == ("awaiting_approval", 2)
+    assert world.records("result")[-1]["body"]["cancelled"] is True
+    assert world.records("result")[-1]["causation"] == world.records("intent")[-1]["@hash"]
+
+
+def dying_at_second(point: str) -> Callable[[str], None]:
+    """A process that dies there the second time it comes by."""
+    seen = [0]
+
+    def die(where: str) -> None:
+        seen[0] += where == point
+        if seen[0] == 2:
+            raise Crash(where)
+
+    return die
+
+
+def test_half_a_step_is_taken_back_before_it_is_tried_again(world: Any) -> None:
+    """The server goes away while the undo is decided: the proposal was never made, and the next try makes it."""
+    harm(world)
+    facts, away = world.parts.ledger.facts, [1]
+
+    def gone(*args: Any, **more: Any) -> Any:
+        if away:
+            away.clear()
+            raise ConnectionError("redis is away")
+        return facts(*args, **more)
+
+    world.parts.ledger.facts = gone
+    world.later(seconds=301)
+    assert (world.only().state, world.only().undo_of, world.only().tries) == ("verifying", None, 1)
+    world.later(seconds=10)
+    assert (world.only().state, world.plant.champions["m"]) == ("undone", 1)
+
+
+def test_an_undo_that_has_to_wait_waits_as_long_as_it_takes(world: Any) -> None:
+    """A hundred and more tries under a policy that only watches; then it is done, and the plan is as it was."""
+    harm(world)
+    plan = world.only().plan
+    world.govern(enforcement="dryRun")
+    for _ in range(110):
+        world.later(seconds=301)
+    assert (world.only().state, world.only().plan) == ("verifying", plan)
+    world.govern()
+    world.later(seconds=301)
+    assert (world.only().state, world.plant.champions["m"], world.only().plan) == ("undone", 1, plan)
+
+
+def test_what_stands_is_not_begun_again(world: Any) -> None:
+    """Closed while it was verified, then retried: its effect would count against no cap of its own incident."""
+    world.send()
+    world.run()
+    world.ask("close")
+    world.run()
+    assert world.only().state == "closed"
+    world.ask("retry")
+    world.run()
+    assert world.only().state == "closed"
+    assert "not retried: its effect stands" in world.only().timeline[-1]["summary"]
+    assert len(world.plant.moves) == 1
+    world.ask("undo", by="ada")
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, world.plant.champions["m"]) == ("undone", 1)
+
+
+def test_people_who_close_the_question_leave_the_incident_as_it_was(world: Any) -> None:
+    """Close, while an undo waits for an answer: not undone, and nothing else about the incident changes."""
+    world.script.gain, world.script.gain_win = 0.1, 0.99
+    world.send()
+    world.run()
+    world.ask("undo", by="ada")
+    world.run()
+    world.ask("close", by="bob")
+    world.run()
+    incident = world.only()
+    assert (incident.state, incident.candidate.id, incident.undo_of) == ("resolved", "c1", None)
+    assert [one.state for one in world.parts.approvals.list()] == ["superseded"]
+
+
+def test_a_word_that_cannot_be_followed_now_is_heard_later(world: Any) -> None:
+    """The registry is away when somebody asks to undo: the request is not lost."""
+    world.script.gain, world.script.gain_win = 0.1, 0.99
+    world.send()
+    world.run()
+    champion, away = world.parts.registry.champion, [1]
+
+    def gone(model: Any) -> Any:
+        if away:
+            away.clear()
+            raise Retry("the registry is away")
+        return champion(model)
+
+    world.parts.registry.champion = gone
+    world.ask("undo", by="ada")
+    world.run()
+    assert world.only().undo_of is None
+    world.later(seconds=10)
+    assert world.only().state == "awaiting_approval"
+    assert [one["body"]["verdict"] for one in world.records("approval")] == ["undo_requested", "requested"]
+
+
+def test_a_slow_workers_end_is_none(world: Any) -> None:
+    """It judged, was taken over, and writes its `close` late: the incident that lives on is not ended by that."""
+    world.send()
+    world.run()
+    incident, version = world.only(), world.store.get(world.only().id).version
+    world.parts.audit.append(
+        "close",
+        {"state": "resolved", "outcome": "execute", "problem": None, "version": version - 1},
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+    )
+    world.script.gain, world.script.gain_win = -0.2, 0.01
+    world.later(seconds=301)
+    assert (world.only().state, world.plant.champions["m"]) == ("undone", 1)
+
+
+def test_drift_that_joined_too_late_does_not_wait_for_the_verification(world: Any) -> None:
+    """It was not weighed before the effect, and has an incident of its own as soon as that begins."""
+    left = [6]
+
+    def more() -> None:
+        if left[0]:
+            left[0] -= 1
+            world.send()
+            world.take_in()
+
+    world.script.on_advise = more
+    world.send()
+    world.run()
+    weighed = [len(one.events) for one in world.incidents()]
+    assert sum(weighed) == 7, "every event was weighed, and none waits for labels"
+    assert len(weighed) > 1

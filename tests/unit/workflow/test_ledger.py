@@ -162,3 +162,11 @@ def test_wilson_s_bound() -> None:
     assert wilson_lower(0, 0) is None
     assert wilson_lower(0, 10) == "0.0000"
     assert 0.75 < float(wilson_lower(10, 10) or 0) < 0.80
+
+
+def test_an_action_of_a_clock_that_is_ahead_counts_as_of_now(ledger: Ledger) -> None:
+    """Two seconds are between two hosts: what the other one did is no less recent for that."""
+    ledger.reserve("inc-1", model="m", action="retrain", cost_usd=Decimal(5), now="2026-11-20T09:00:02Z", caps=FREE)
+    ledger.settle("inc-1")
+    seen = ledger.facts("inc-2", model="m", now=NOW, caps=FREE)
+    assert (seen["seconds_since_last_action_model"], seen["spent_usd_today"], seen["recent_runs"]) == (0, "5", 1)
