@@ -9,11 +9,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from decimal import Decimal
-from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from driftwarden.errors import BadInput
-from driftwarden.policies.numbers import number_text, string_text
+from driftwarden.policies.numbers import AFTER_NUMBERS, PLAIN_MAX, number_text, string_text
 
 _quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
 
@@ -71,24 +70,43 @@ def _write(value: Any, add: Callable[[str], None]) -> None:
 
 
 def _write_object(value: dict[Any, Any], add: Callable[[str], None]) -> None:
-    add("{")
-    for key, name in _names(tuple(value)):
-        add(name)
+    if not value:
+        add("{}")
+        return
+    for key, name in _SHAPES[tuple(value)]:
         item = value[key]
         kind = type(item)
-        if kind is str:  # nearly all leaves are of these three kinds: without a call of `_write` for each
-            add(_quoted(string_text(item)))
+        if kind is str:  # nearly all leaves are of these kinds: without a call of `_write` for each
+            add(name + _quoted(item if item >= AFTER_NUMBERS else string_text(item)))
+        elif kind is int and -PLAIN_MAX < item < PLAIN_MAX:
+            add(f'{name}"{item}"')
         elif kind is float or kind is int:
-            add(f'"{number_text(item)}"')
+            add(f'{name}"{number_text(item)}"')
+        elif kind is dict:
+            add(name)
+            _write_object(item, add)
+        elif kind is bool:
+            add(name + "true" if item else name + "false")
         else:
+            add(name)
             _write(item, add)
     add("}")
 
 
-@lru_cache(maxsize=1024)
-def _names(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
-    """An object's keys in RFC 8785's order (UTF-16 code units), each with its encoded form: facts repeat their shapes."""
-    if not all(isinstance(key, str) for key in keys):
-        raise BadInput("facts", got="a key that is not text", expected="JSON objects")
-    ordered = sorted(keys, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
-    return tuple((key, ("," if index else "") + _quoted(key) + ":") for index, key in enumerate(ordered))
+class _Shapes(dict[tuple[Any, ...], tuple[tuple[str, str], ...]]):
+    """Objects' keys in RFC 8785's order (UTF-16 code units), each with the text up to its value: facts repeat their
+    shapes. The newest are remembered, up to a bound."""
+
+    def __missing__(self, keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+        if not all(isinstance(key, str) for key in keys):
+            raise BadInput("facts", got="a key that is not text", expected="JSON objects")
+        ordered = sorted(keys, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+        shape = tuple((key, ("," if index else "{") + _quoted(key) + ":") for index, key in enumerate(ordered))
+        if len(self) >= _SHAPES_MAX:
+            self.clear()
+        self[keys] = shape
+        return shape
+
+
+_SHAPES_MAX: Final = 1024
+_SHAPES: Final = _Shapes()

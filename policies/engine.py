@@ -19,7 +19,6 @@ from driftwarden.policies.rules import (
     FAIL,
     NOT_APPLICABLE,
     PASS,
-    UNKNOWN,
     Applies,
     Case,
     Rule,
@@ -27,6 +26,7 @@ from driftwarden.policies.rules import (
     compile_match,
     enforcement_rule,
     halted_rule,
+    new_result,
     requirement_rule,
     resolve_time,
     tier_rule,
@@ -54,6 +54,7 @@ class Policy:
             (tier, compile_match(tier.match), _terms(tier)) for tier in document.tiers
         )
         self.rules: tuple[Rule, ...] = tuple(self._compile())
+        self._judges = tuple((rule, rule.judge) for rule in self.rules)
         self._exceptions = _exceptions_by_rule(document.exceptions)
         derived = any(rule.fact in {"now.weekday", "now.date"} for rule in document.require)
         self._local_zone = document.time_zone if derived else None
@@ -118,28 +119,16 @@ class Policy:
         results: list[RuleResult] = []
         effects: dict[str, Effect] = {}
         nothing: list[str] = []
-        for rule in self.rules:
-            applies = True if rule.applies is None else rule.applies(case)
-            if applies:
-                verdict, got, expected = rule.check(case)
-                if verdict == PASS:
-                    message = f"{rule.subject} is `{got}`, expected {expected}"
-                    results.append(_new_result(RuleResult, (rule.id, PASS, None, got, expected, message)))
-                    continue
-            elif applies is None:
-                verdict, got, expected = UNKNOWN, None, "the facts that tell whether the rule applies"
-            else:
-                results.append(rule.passed_over)
-                continue
-            excuse = self._excuse(rule.id, case) if verdict == FAIL else None
-            if excuse is not None:
-                results.append(_new_result(RuleResult, (rule.id, NOT_APPLICABLE, None, got, expected, excuse)))
-                continue
-            effects[rule.id] = effect = _effect(rule, verdict, seen, case)
-            message = _message(rule, effect, got, expected)
-            results.append(_new_result(RuleResult, (rule.id, verdict, effect, got, expected, message)))
-            if rule.nothing_to_do and verdict == FAIL and effect == "monitor":
-                nothing.append(rule.id)
+        for rule, judge in self._judges:
+            result = judge(case)
+            verdict = result.verdict
+            if verdict != PASS and verdict != NOT_APPLICABLE:
+                result = self._weighed(rule, result, seen, case)
+                if result.verdict != NOT_APPLICABLE:
+                    effects[rule.id] = result.effect
+                    if rule.nothing_to_do and verdict == FAIL and result.effect == "monitor":
+                        nothing.append(rule.id)
+            results.append(result)
         nothing_to_do = bool(nothing) or case.action == "none"
         outcome = _outcome(effects, nothing=nothing_to_do)
         if outcome is Outcome.MONITOR and not ACT_LAST.isdisjoint(
@@ -159,6 +148,17 @@ class Policy:
             policy_digest=self.digest,
             facts_digest=facts_digest(facts),
         )
+
+    def _weighed(self, rule: Rule, result: RuleResult, seen: frozenset[str], case: Case) -> RuleResult:
+        """A failure or an unknown with what it does to the outcome, or excused by an exception."""
+        id, verdict, _, got, expected, message = result
+        excuse = self._excuse(id, case) if verdict == FAIL else None
+        if excuse is not None:
+            return new_result(RuleResult, (id, NOT_APPLICABLE, None, got, expected, excuse))
+        effect = _effect(rule, verdict, seen, case)
+        if effect == "lifted":
+            message += ", lifted by the approval"
+        return new_result(RuleResult, (id, verdict, effect, got, expected, message))
 
     def _find_tier(self, case: Case) -> ApprovalTerms | None:
         for tier, applies, terms in self._tiers:
@@ -226,15 +226,9 @@ def _outcome(effects: Mapping[str, Effect], *, nothing: bool) -> Outcome:
     return Outcome.EXECUTE if ACT_LAST.isdisjoint(effects) else Outcome.ESCALATE
 
 
-def _message(rule: Rule, effect: Effect, got: str | None, expected: str | None) -> str:
-    said = "is missing" if got is None else f"is `{got}`"
-    return f"{rule.subject} {said}, expected {expected}" + (", lifted by the approval" if effect == "lifted" else "")
-
-
 # Values whose parts are right by construction are made without pydantic's checks, which cost more than the rules do.
 _DECISION_FIELDS = set(Decision.model_fields)  # nothing adds to it
 _new, _set = object.__new__, object.__setattr__
-_new_result = tuple.__new__  # without the function call that a NamedTuple's own is
 
 
 def _decision(**parts: Any) -> Decision:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 
+from driftwarden.contracts.decision import RuleResult
 from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
 from driftwarden.policies.facts import FACTS, getter
 from driftwarden.policies.numbers import number_reader, number_text
@@ -13,11 +14,12 @@ from driftwarden.policies.rules import (
     FAIL,
     PASS,
     UNKNOWN,
-    Answer,
+    Answers,
     Case,
     Check,
     Rule,
     _get_now,
+    answers,
     compile_match,
     moment_text,
     number_check,
@@ -32,23 +34,23 @@ def limit_rules(limits: Limits) -> Iterator[Rule]:
     yield from _cost_rules(limits)
     yield from _rate_rules(limits)
     if limits.cooldown is not None:
-        rule = limits.cooldown
+        rule, subject = limits.cooldown, "the time since the last action"
         yield Rule(
             "cooldown",
-            _cooldown_check(rule),
+            _cooldown_check(rule, "cooldown", subject),
             rule.otherwise,
-            "the time since the last action",
+            subject,
             compile_match(rule.match),
             place=rule.place,
         )
     yield from _concurrency_rules(limits)
     if limits.circuit_breaker is not None:
-        breaker = limits.circuit_breaker
+        breaker, subject = limits.circuit_breaker, "recent failures"
         yield Rule(
             "circuit-breaker",
-            _breaker_check(breaker),
+            _breaker_check(breaker, "circuit-breaker", subject),
             breaker.otherwise,
-            "recent failures",
+            subject,
             compile_match(breaker.match),
             place=breaker.place,
         )
@@ -61,15 +63,17 @@ def _cost_rules(limits: Limits) -> Iterator[Rule]:
         return
     applies = compile_match(cost.match)
     if cost.per_action is not None:
-        check = _number_check("plan.cost_usd", cost.per_action, f"at most {cost.per_action}", strict=False)
-        yield Rule("cost-per-action", check, "escalate", "plan.cost_usd", applies, place=cost.place)
+        id, path = "cost-per-action", "plan.cost_usd"
+        check = _number_check(id, path, cost.per_action, f"at most {cost.per_action}", strict=False)
+        yield Rule(id, check, "escalate", path, applies, place=cost.place)
     for id, cap, path in (
         ("cost-per-day", cost.per_day, "state.spent_usd_today"),
         ("cost-per-model-per-day", cost.per_model_per_day, "state.spent_usd_today_model"),
     ):
         if cap is not None:
             subject = "what was spent today with this cost"
-            yield Rule(id, _budget_check(path, cap), "escalate", subject, applies, place=cost.place)
+            check = _budget_check(path, cap, answers(id, subject, f"at most {cap}"))
+            yield Rule(id, check, "escalate", subject, applies, place=cost.place)
 
 
 def _rate_rules(limits: Limits) -> Iterator[Rule]:
@@ -83,7 +87,7 @@ def _rate_rules(limits: Limits) -> Iterator[Rule]:
     ):
         if limit is not None:
             expected = f"fewer than {limit.max} in {duration_text(limit.window)}"
-            check = _number_check(path, Decimal(limit.max), expected, strict=True)
+            check = _number_check(id, path, Decimal(limit.max), expected, strict=True)
             yield Rule(id, check, rate.otherwise, path, applies, place=rate.place)
 
 
@@ -97,7 +101,7 @@ def _concurrency_rules(limits: Limits) -> Iterator[Rule]:
         ("concurrency-global", busy.everywhere, "state.running_global"),
     ):
         if limit is not None:
-            check = _number_check(path, Decimal(limit), f"fewer than {limit} running", strict=True)
+            check = _number_check(id, path, Decimal(limit), f"fewer than {limit} running", strict=True)
             yield Rule(id, check, busy.otherwise, path, applies, liftable=False, place=busy.place)
 
 
@@ -112,71 +116,74 @@ def _radius_rules(limits: Limits) -> Iterator[Rule]:
         ("blast-radius-models", models, "plan.models_affected"),
     ):
         if limit is not None:
-            check = _number_check(path, limit, f"at most {limit}", strict=False)
+            check = _number_check(id, path, limit, f"at most {limit}", strict=False)
             yield Rule(id, check, radius.otherwise, path, applies, place=radius.place)
 
 
-def _number_check(path: str, limit: Decimal, expected: str, *, strict: bool) -> Check:
-    return number_check(path, (lambda value: value < limit) if strict else (lambda value: value <= limit), expected)
+def _number_check(id: str, path: str, limit: Decimal, expected: str, *, strict: bool) -> Check:
+    holds = (lambda value: value < limit) if strict else (lambda value: value <= limit)
+    return number_check(path, holds, answers(id, path, expected))
 
 
-def _budget_check(path: str, cap: Decimal) -> Check:
+def _budget_check(path: str, cap: Decimal, answer: Answers) -> Check:
     get_spent, read_spent = getter(path), number_reader(FACTS[path])
     get_cost, read_cost = getter("plan.cost_usd"), number_reader(FACTS["plan.cost_usd"])
-    expected = f"at most {cap}"
+    add = EXACT.add
 
-    def check(case: Case) -> Answer:
+    def check(case: Case) -> RuleResult:
         raw_spent, raw_cost = get_spent(case.facts), get_cost(case.facts)
         (spent, _), (cost, _) = read_spent(raw_spent), read_cost(raw_cost)
         if spent is None or cost is None:
-            return UNKNOWN, shown(raw_spent if spent is None else raw_cost), expected
-        total = EXACT.add(spent, cost)
-        return PASS if total <= cap else FAIL, number_text(total), expected
+            return answer(UNKNOWN, shown(raw_spent if spent is None else raw_cost))
+        total = add(spent, cost)
+        return answer(PASS if total <= cap else FAIL, number_text(total))
 
     return check
 
 
-def _cooldown_check(rule: Cooldown) -> Check:
+def _cooldown_check(rule: Cooldown, id: str, subject: str) -> Check:
     path = "state.seconds_since_last_action_model"
     get_since, read_since = getter(path), number_reader(FACTS[path])
     get_failed = getter("state.last_action_failed")
     usual = _seconds(rule.per_model)
     failed = usual if rule.after_failure is None else _seconds(rule.after_failure)
-    texts = {needed: f"at least {decimal_text(needed)} s" for needed in (usual, failed)}
+    usually, after_failure = (answers(id, subject, f"at least {decimal_text(time)} s") for time in (usual, failed))
+    no_action_yet = usually(PASS, "null")  # known, and cool
+    unsure = answers(id, subject, "whether the last action failed")
 
-    def check(case: Case) -> Answer:
+    def check(case: Case) -> RuleResult:
         raw = get_since(case.facts)
-        if raw is None:  # no action yet: known, and cool
-            return PASS, "null", texts[usual]
+        if raw is None:
+            return no_action_yet
         since, text = read_since(raw)
         if since is None:
-            return UNKNOWN, shown(raw), texts[usual]
-        needed = usual
+            return usually(UNKNOWN, shown(raw))
         if rule.after_failure is not None:
             raw_failed = get_failed(case.facts)
-            if type(raw_failed) is not bool:
-                return UNKNOWN, shown(raw_failed), "whether the last action failed"
-            needed = failed if raw_failed else usual
-        return PASS if since >= needed else FAIL, text, texts[needed]
+            if raw_failed is True:
+                return after_failure(PASS if since >= failed else FAIL, text)
+            if raw_failed is not False:
+                return unsure(UNKNOWN, shown(raw_failed))
+        return usually(PASS if since >= usual else FAIL, text)
 
     return check
 
 
-def _breaker_check(rule: CircuitBreaker) -> Check:
+def _breaker_check(rule: CircuitBreaker, id: str, subject: str) -> Check:
     get_runs, get_failures = getter("state.recent_runs"), getter("state.recent_failures")
     read = number_reader(FACTS["state.recent_runs"])
-    expected = f"fewer than {rule.failure_percent} % failed of at least {rule.min_runs} runs"
+    answer = answers(id, subject, f"fewer than {rule.failure_percent} % failed of at least {rule.min_runs} runs")
 
-    def check(case: Case) -> Answer:
+    def check(case: Case) -> RuleResult:
         raw_runs, raw_failures = get_runs(case.facts), get_failures(case.facts)
         (runs, of), (failures, failed) = read(raw_runs), read(raw_failures)
         if runs is None or failures is None:
-            return UNKNOWN, shown(raw_runs if runs is None else raw_failures), expected
+            return answer(UNKNOWN, shown(raw_runs if runs is None else raw_failures))
         got = f"{failed} of {of}"
         if failures > runs:  # contradictory
-            return UNKNOWN, got, expected
+            return answer(UNKNOWN, got)
         closed = runs < rule.min_runs or EXACT.multiply(_HUNDRED, failures) < EXACT.multiply(rule.failure_percent, runs)
-        return PASS if closed else FAIL, got, expected
+        return answer(PASS if closed else FAIL, got)
 
     return check
 
@@ -184,15 +191,15 @@ def _breaker_check(rule: CircuitBreaker) -> Check:
 def window_rule(window: Window, clock: WindowClock) -> Rule:
     """A deny window passes outside, an allow window inside."""
     deny = window.kind == "deny"
-    expected = f"outside {window.id}" if deny else f"inside {window.id}"
+    answer = answers(window.rule_id, "now", f"outside {window.id}" if deny else f"inside {window.id}")
     wanted = not deny
     covers: Callable[..., bool | None] = clock.covers
 
-    def check(case: Case) -> Answer:
+    def check(case: Case) -> RuleResult:
         inside = None if case.moment is None else covers(case.moment)
         if inside is None or case.moment is None:
-            return UNKNOWN, shown(_get_now(case.facts)), expected
-        return PASS if inside is wanted else FAIL, moment_text(case.moment), expected
+            return answer(UNKNOWN, shown(_get_now(case.facts)))
+        return answer(PASS if inside is wanted else FAIL, moment_text(case.moment))
 
     return Rule(window.rule_id, check, "escalate", "now", compile_match(window.match), place=window.place)
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from driftwarden.policies.facts import Kind
@@ -17,10 +18,11 @@ _DIGITS_MAX: Final = 100
 _ADJUSTED_MIN: Final = -60
 _ADJUSTED_MAX: Final = 40
 _PLAIN_DIGITS_MAX: Final = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
-_PLAIN_MAX: Final = 10**_PLAIN_DIGITS_MAX
+PLAIN_MAX: Final = 10**_PLAIN_DIGITS_MAX
 _PLAIN_FLOAT_MIN: Final = 1e-4  # between these two, Python writes a float without an exponent
 _PLAIN_FLOAT_MAX: Final = 1e15
-_NUMERIC: Final = frozenset("-0123456789")
+_DIGITS: Final = frozenset("0123456789")
+AFTER_NUMBERS: Final = ":"  # no text from here on is a number: it sorts after `-` and all digits
 _ZERO: Final = Decimal(0)
 
 
@@ -49,12 +51,25 @@ def number(value: object) -> Decimal | None:
 def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
     """A function that reads a number which this kind of fact can be: (the number or None, its shortest form)."""
     low, high, whole = kind.low, kind.high, kind.whole
+    least, most = -PLAIN_MAX if low is None else int(low), PLAIN_MAX if high is None else int(high)
+    # Between these a float is within the bounds and written without an exponent; a whole number's is left to the rest.
+    least_float = _PLAIN_FLOAT_MAX if whole else max(_PLAIN_FLOAT_MIN, float(least))
+    most_float = min(_PLAIN_FLOAT_MAX, float(most))
 
     def read(value: object) -> tuple[Decimal | None, str]:
+        given = type(value)
+        if given is float:
+            if least_float <= value < most_float:  # type: ignore[operator]
+                text = repr(value)
+                if text[-2:] == ".0":
+                    text = text[:-2]
+                return Decimal(text), text
+        elif given is int and least <= value < most:  # type: ignore[operator]
+            return Decimal(value), str(value)  # type: ignore[arg-type]
         found, text = answer = parsed(value)
         if found is None or (low is not None and found < low) or (high is not None and found > high):
             return None, text
-        if whole and type(value) is not int and found != found.to_integral_value():
+        if whole and given is not int and found != found.to_integral_value():
             return None, text
         return answer
 
@@ -71,15 +86,25 @@ def parsed(value: object) -> tuple[Decimal | None, str]:
                 text = text[:-2]
             return Decimal(text), text
     elif kind is int:
-        if -_PLAIN_MAX < value < _PLAIN_MAX:  # type: ignore[operator]
+        if -PLAIN_MAX < value < PLAIN_MAX:  # type: ignore[operator]
             return Decimal(value), str(value)  # type: ignore[arg-type]
-    elif kind is str and _plain(value):  # type: ignore[call-overload]
-        text = _trimmed(value)  # type: ignore[arg-type]
-        return Decimal(text), text
+    elif kind is str and len(value) <= _PLAIN_DIGITS_MAX:  # type: ignore[arg-type]
+        plain = _plain_number(value)
+        if plain is not None:
+            return plain
     found = number(value)
     if found is None:
         return None, ""
     return found, string_text(value) if isinstance(value, str) else number_text(value)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=256)
+def _plain_number(value: str) -> tuple[Decimal, str] | None:
+    """A plain number and its shortest form. Remembered for a while: several rules and the digest read the same amount."""
+    if _plain(value) is None:
+        return None
+    text = _trimmed(value)
+    return Decimal(text), text
 
 
 def _within_bounds(found: Decimal) -> Decimal | None:
@@ -93,13 +118,13 @@ def _within_bounds(found: Decimal) -> Decimal | None:
 def number_text(value: float | Decimal) -> str:
     """The shortest decimal string of a number, or the name of what is not finite."""
     kind: type = type(value)
-    if kind is int:
-        if -_PLAIN_MAX < value < _PLAIN_MAX:
-            return str(value)
-    elif kind is float:
+    if kind is float:
         if _PLAIN_FLOAT_MIN <= value < _PLAIN_FLOAT_MAX:
             text = repr(value)
             return text[:-2] if text[-2:] == ".0" else text
+    elif kind is int:
+        if -PLAIN_MAX < value < PLAIN_MAX:
+            return str(value)
     elif kind is Decimal:
         text = str(value)
         if len(text) <= _PLAIN_DIGITS_MAX and "E" not in text and value.is_finite():  # type: ignore[union-attr]
@@ -120,10 +145,12 @@ def _any_number_text(value: float | Decimal) -> str:
 
 def string_text(value: str) -> str:
     """A string as it is digested: the shortest form where it is a JSON number, else itself."""
-    if value[:1] not in _NUMERIC:
+    if value >= AFTER_NUMBERS or value[-1:] not in _DIGITS:  # a number begins with `-` or a digit, and ends with one
         return value
-    if _plain(value):
-        return _trimmed(value)
+    if len(value) <= _PLAIN_DIGITS_MAX:
+        plain = _plain_number(value)
+        if plain is not None:
+            return plain[1]
     return decimal_text(Decimal(value)) if DECIMAL.fullmatch(value) else value
 
 

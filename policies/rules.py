@@ -1,6 +1,7 @@
-"""Rules as compiled closures: each looks at a case and answers with a verdict, what it got and what it expected.
+"""Rules as compiled closures: each looks at a case and answers with a result, whose effect is still open.
 
-Nothing here knows about outcomes; `engine` puts the verdicts together.
+What can be known when a policy is loaded is made then: texts, and whole results where they are the same for all facts.
+Nothing here knows about outcomes; `engine` puts the results together.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from driftwarden.contracts.decision import RuleResult
 from driftwarden.errors import shorten
 from driftwarden.policies.document import Else, Match, PolicyDocument, Requirement, Tier
 from driftwarden.policies.facts import (
+    ACTIONS,
     FACTS,
     MISSING,
     WEEKDAYS,
@@ -36,8 +38,8 @@ FAIL: Final = "fail"
 UNKNOWN: Final = "unknown"
 NOT_APPLICABLE: Final = "not_applicable"
 
-Answer = tuple[Verdict, str | None, str | None]
-Check = Callable[["Case"], Answer]
+Check = Callable[["Case"], RuleResult]
+Answers = Callable[[Verdict, str | None], RuleResult]
 Applies = Callable[["Case"], bool | None]
 
 # Sums and products of facts stay exact: a figure is never rounded across a threshold.
@@ -58,11 +60,12 @@ class Case:
         self.tier: Tier | None = None
         self.tier_known = True
         self.model = model_name(_get_model(facts))
-        self.action = text_of(_ACTION, _get_action(facts))
+        action = _get_action(facts)
+        self.action: str | None = action if type(action) is str and action in _ACTIONS else None
 
 
 _get_model = getter("model.name")
-_ACTION = FACTS["plan.action"]
+_ACTIONS = frozenset(ACTIONS)
 _get_action = getter("plan.action")
 
 
@@ -78,13 +81,38 @@ class Rule:
     liftable: bool = True
     nothing_to_do: bool = False
     place: str = ""
-    passed_over: RuleResult = field(init=False)
+    judge: Check = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the one result that is the same for all facts: the rule does not apply."""
-        message = "the rule does not apply here"
-        result = RuleResult(id=self.id, verdict=NOT_APPLICABLE, effect=None, got=None, expected=None, message=message)
-        object.__setattr__(self, "passed_over", result)
+        """Join `applies` and `check` into the one question that is asked of a case."""
+        object.__setattr__(self, "judge", self.check if self.applies is None else _only_where(self, self.applies))
+
+
+def _only_where(rule: Rule, applies: Applies) -> Check:
+    check = rule.check
+    unsure = answers(rule.id, rule.subject, "the facts that tell whether the rule applies")(UNKNOWN, None)
+    passed_over = RuleResult(rule.id, NOT_APPLICABLE, None, None, None, "the rule does not apply here")
+
+    def judge(case: Case) -> RuleResult:
+        applied = applies(case)
+        return check(case) if applied else unsure if applied is None else passed_over
+
+    return judge
+
+
+def answers(id: str, subject: str, expected: str) -> Answers:
+    """A function that makes the results of a rule that expects this, from a verdict and what was got (None: missing)."""
+    before, after = f"{subject} is `", f"`, expected {expected}"
+    missing = f"{subject} is missing, expected {expected}"
+
+    def answer(verdict: Verdict, got: str | None) -> RuleResult:
+        message = missing if got is None else before + got + after
+        return new_result(RuleResult, (id, verdict, None, got, expected, message))
+
+    return answer
+
+
+new_result = tuple.__new__  # without the function call and the checks that a NamedTuple's own is
 
 
 def shown(raw: object) -> str | None:
@@ -166,7 +194,7 @@ def requirement_rule(rule: Requirement) -> Rule:
     expected = words[rule.operator].format(rule.written)
     return Rule(
         id=rule.id,
-        check=_requirement_check(rule, kind, expected),
+        check=_requirement_check(rule, kind, answers(rule.id, rule.fact, expected)),
         otherwise=rule.otherwise,
         subject=rule.fact,
         applies=compile_match(rule.match),
@@ -175,49 +203,65 @@ def requirement_rule(rule: Requirement) -> Rule:
     )
 
 
-def _requirement_check(rule: Requirement, kind: Kind, expected: str) -> Check:
+def _requirement_check(rule: Requirement, kind: Kind, answer: Answers) -> Check:
     holds = comparison(rule.operator, rule.operand)
     if rule.fact == "now":
-        return _now_check(holds, expected, lambda case: case.moment)
+        return _now_check(holds, answer, lambda case: case.moment)
     if rule.fact == "now.weekday":
-        return _now_check(holds, expected, lambda case: case.local and WEEKDAYS[case.local.weekday()])
+        return _now_check(holds, answer, lambda case: case.local and WEEKDAYS[case.local.weekday()])
     if rule.fact == "now.date":
-        return _now_check(holds, expected, lambda case: case.local and case.local.date())
+        return _now_check(holds, answer, lambda case: case.local and case.local.date())
     if kind.shape is Shape.NUMBER:
-        return number_check(rule.fact, holds, expected)
+        return number_check(rule.fact, holds, answer)
+    if kind.shape is Shape.FLAG:
+        return flag_check(rule.fact, holds, answer)
     get, read = getter(rule.fact), reader(rule.fact, kind)
 
-    def check(case: Case) -> Answer:
+    def check(case: Case) -> RuleResult:
         raw = get(case.facts)
         value = read(raw)
         if value is None:
-            return UNKNOWN, shown(raw), expected
-        return PASS if holds(value) else FAIL, shown(raw), expected
+            return answer(UNKNOWN, shown(raw))
+        return answer(PASS if holds(value) else FAIL, shown(raw))
 
     return check
 
 
-def number_check(path: str, holds: Callable[[Decimal], bool], expected: str) -> Check:
+def number_check(path: str, holds: Callable[[Decimal], bool], answer: Answers) -> Check:
     """A check of one number: unknown where it is none that this fact can be."""
-    get, read = getter(path), number_reader(FACTS[path])
+    read = number_reader(FACTS[path])
+    group_name, _, name = path.partition(".")
 
-    def check(case: Case) -> Answer:
-        raw = get(case.facts)
+    def check(case: Case) -> RuleResult:
+        group = case.facts.get(group_name)  # what `getter` does: most rules are of this kind
+        raw = group.get(name, MISSING) if type(group) is dict else MISSING
         value, text = read(raw)
         if value is None:
-            return UNKNOWN, shown(raw), expected
-        return PASS if holds(value) else FAIL, text, expected
+            return answer(UNKNOWN, shown(raw))
+        return answer(PASS if holds(value) else FAIL, text)
 
     return check
 
 
-def _now_check(holds: Callable[[Any], bool], expected: str, derive: Callable[[Case], Any]) -> Check:
-    def check(case: Case) -> Answer:
+def flag_check(path: str, holds: Callable[[bool], bool], answer: Answers) -> Check:
+    """A check of true or false: both results are made beforehand."""
+    get = getter(path)
+    if_true, if_false = (answer(PASS if holds(flag) else FAIL, shown(flag)) for flag in (True, False))
+
+    def check(case: Case) -> RuleResult:
+        raw = get(case.facts)
+        return if_true if raw is True else if_false if raw is False else answer(UNKNOWN, shown(raw))
+
+    return check
+
+
+def _now_check(holds: Callable[[Any], bool], answer: Answers, derive: Callable[[Case], Any]) -> Check:
+    def check(case: Case) -> RuleResult:
         value = derive(case)
         if value is None:
-            return UNKNOWN, shown(_get_now(case.facts)), expected
+            return answer(UNKNOWN, shown(_get_now(case.facts)))
         got = moment_text(value) if isinstance(value, datetime) else str(value)
-        return PASS if holds(value) else FAIL, got, expected
+        return answer(PASS if holds(value) else FAIL, got)
 
     return check
 
@@ -231,12 +275,11 @@ def moment_text(at: datetime) -> str:
 
 
 def reader(path: str, kind: Kind) -> Callable[[object], Any]:
-    """The function that reads a fact of this kind, numbers apart: a value, or None for unknown."""
+    """The function that reads a fact of this kind, numbers and flags apart: a value, or None for unknown."""
     if path == "model.name":
         return model_name
     readers: Mapping[Shape, Callable[[object], Any]] = {
         Shape.TEXT: lambda raw: text_of(kind, raw),
-        Shape.FLAG: lambda raw: raw if type(raw) is bool else None,
         Shape.DATE: calendar_date,
         Shape.MOMENT: moment,
     }
@@ -257,37 +300,44 @@ def comparison(name: str, operand: Any) -> Callable[[Any], bool]:
 
 def tier_rule(document: PolicyDocument) -> Rule:
     """The action is in the `allow` of the first tier that matches."""
-    expected = {tier.name: "one of: " + ", ".join(tier.allow) for tier in document.tiers}
+    id, subject = "tier", "plan.action"
+    unknown = answers(id, subject, "an action that is known")
+    unsure = answers(id, subject, "the facts that tell the tier")(UNKNOWN, None)
+    without = answers(id, subject, "a tier that matches")
+    made = {
+        tier.name: _tier_results(tier, answers(id, subject, "one of: " + ", ".join(tier.allow)))
+        for tier in document.tiers
+    }
 
-    def check(case: Case) -> Answer:
+    def check(case: Case) -> RuleResult:
         if case.action is None:
-            return UNKNOWN, shown(_get_action(case.facts)), "an action that is known"
+            return unknown(UNKNOWN, shown(_get_action(case.facts)))
         if not case.tier_known:
-            return UNKNOWN, None, "the facts that tell the tier"
+            return unsure
         if case.tier is None:
-            return FAIL, case.action, "a tier that matches"
-        return PASS if case.action in case.tier.allow else FAIL, case.action, expected[case.tier.name]
+            return without(FAIL, case.action)
+        return made[case.tier.name][case.action]
 
-    return Rule("tier", check, "escalate", "plan.action", place=document.where)
+    return Rule(id, check, "escalate", subject, place=document.where)
+
+
+def _tier_results(tier: Tier, answer: Answers) -> dict[str, RuleResult]:
+    return {action: answer(PASS if action in tier.allow else FAIL, action) for action in ACTIONS}
 
 
 def halted_rule() -> Rule:
     """`state.halted` is false."""
-    get = getter("state.halted")
-
-    def check(case: Case) -> Answer:
-        raw = get(case.facts)
-        if type(raw) is not bool:
-            return UNKNOWN, shown(raw), "false"
-        return (FAIL, "true", "false") if raw else (PASS, "false", "false")
-
-    return Rule("halted", check, "escalate", "state.halted", liftable=False)
+    id, subject = "halted", "state.halted"
+    check = flag_check(subject, lambda halted: not halted, answers(id, subject, "false"))
+    return Rule(id, check, "escalate", subject, liftable=False)
 
 
 def enforcement_rule(document: PolicyDocument) -> Rule:
     """The policy is not `halt`; a dry run passes here, and its outcome becomes monitor."""
-    answer: Answer = (FAIL if document.enforcement == "halt" else PASS, document.enforcement, "enforce")
-    return Rule("enforcement", lambda case: answer, "escalate", "spec.enforcement", liftable=False)
+    id, subject = "enforcement", "spec.enforcement"
+    verdict: Verdict = FAIL if document.enforcement == "halt" else PASS
+    result = answers(id, subject, "enforce")(verdict, document.enforcement)
+    return Rule(id, lambda case: result, "escalate", subject, liftable=False)
 
 
 def resolve_time(case: Case, time_zone: str | None) -> None:
