@@ -62,28 +62,35 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
 
 
 def _intend_anew(parts: Parts, incident: Incident) -> State:
-    """Whoever intended it died or gave up before it happened: that is written down, and it is decided afresh."""
-    assert incident.intent is not None
+    """Whoever intended it died or gave up before it was done: it is decided afresh, and intended anew where that allows it."""
     if incident.attempts > parts.settings.service.crashes_max:
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
+    incident.intent = None
+    return State.EXECUTING
+
+
+def _call_off(parts: Parts, incident: Incident) -> None:
+    """An intent that stands in the log, and that a fresh decision no longer allows, is called off there too."""
+    intent = incident.audit.get("intent")
+    if intent is None or parts.floor.result_of(incident.id, intent) is not None:
+        return
     parts.audit.append(
         "result",
         {
-            "action": incident.intent.request["candidate"]["action"],
-            "idempotency_key": incident.intent.idempotency_key,
+            "action": incident.candidate.action.value if incident.candidate else None,
             "changed": False,
+            "before": None,
+            "after": None,
             "cancelled": True,
             "undo": incident.undo_of is not None,
-            "detail": "not begun: its worker died or gave up before",
+            "detail": "not carried out: its worker died or gave up, and a fresh decision no longer allows it",
         },
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,
-        causation=incident.intent.audit_hash,
+        causation=intent,
     )
-    incident.intent = None
-    return State.EXECUTING
 
 
 def _is_taken_back(parts: Parts, incident: Incident) -> bool:
@@ -117,6 +124,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     parts.require_agreement()
     # From here on no event joins any more: this is the last moment to look at one that did.
     if look_again(parts, incident, raws):
+        _call_off(parts, incident)
         parts.ledger.release(incident.id)
         withdraw(parts, incident, also_approved=True)
         return State.TRIAGED
@@ -128,6 +136,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         intend(parts, incident, "approval" if approval else "decision")
         incident.attempts += 1
         return State.EXECUTING
+    _call_off(parts, incident)
     parts.ledger.release(incident.id)
     withdraw(parts, incident, also_approved=True)
     return hold_back(parts, incident, decision.outcome)
