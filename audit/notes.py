@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driftwarden.errors import BadInput, NotInstalled, unreadable
+from driftwarden.keyfile import check_mode, create_once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -97,10 +97,8 @@ def load_or_create_key(path: Path) -> LogKey:
     """
     private_key = _ed25519()
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _create_key(path, private_key)
-    if path.stat().st_mode & 0o077:
-        raise BadInput("mode of the log's key", got=oct(path.stat().st_mode & 0o777), expected="0o600", where=str(path))
+        create_once(path, _new_key(private_key).hex() + "\n")
+    check_mode(path, "the log's key")
     try:
         raw = bytes.fromhex(path.read_text(encoding="ascii").strip())
         key = LogKey(private_key.from_private_bytes(raw))
@@ -112,23 +110,10 @@ def load_or_create_key(path: Path) -> LogKey:
     return key
 
 
-def _create_key(path: Path, private_key: "type[Ed25519PrivateKey]") -> None:
+def _new_key(private_key: "type[Ed25519PrivateKey]") -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    raw = private_key.generate().private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, raw.hex().encode() + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    try:
-        os.link(temporary, path)  # fails where another process was first: its key then counts
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
+    return private_key.generate().private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
 
 
 def read_public_key(path: Path) -> bytes:

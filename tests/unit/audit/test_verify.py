@@ -14,6 +14,7 @@ from driftwarden.audit.scan import FileScan, Scanner
 from driftwarden.clock import SystemClock
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput
+from driftwarden.keyfile import create_once
 
 
 def _faults(report: VerifyReport) -> str:
@@ -161,7 +162,7 @@ def test_two_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> No
     """Given a key that appears between the look and the creation, the one that was first counts."""
     path = tmp_path / "audit.key"
     first = notes.load_or_create_key(path)
-    notes._create_key(path, notes._ed25519())
+    create_once(path, "00" * 32 + "\n")
     assert notes.load_or_create_key(path).public == first.public
 
 
