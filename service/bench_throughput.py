@@ -159,7 +159,7 @@ class Bench:
     def decided(self) -> float:
         """Events a second from XADD to the end of a no-op workflow, decision included, by one process as it serves."""
         from driftwarden.service.auditing import open_audit
-        from driftwarden.service.bootstrap import open_seal
+        from driftwarden.service.state_key import open_seal
         from driftwarden.service.workflow.process import ServiceProcess
         from driftwarden.service.workflow.store import WorkflowStore
         from driftwarden.stream.intake import Intake
@@ -194,7 +194,7 @@ class Bench:
         from driftwarden.actions.messages import Nothing
         from driftwarden.actions.state import RedisStateStore
         from driftwarden.policies import load_policy
-        from driftwarden.service.bootstrap import open_seal
+        from driftwarden.service.state_key import open_seal
         from driftwarden.service.workflow.approvals import Approvals
         from driftwarden.service.workflow.floor import AuditFloor, LogTail
         from driftwarden.service.workflow.halts import Halts

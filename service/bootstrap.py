@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import Clock, SystemClock
-from driftwarden.errors import BadInput, Error
+from driftwarden.errors import Error
 from driftwarden.service.auditing import keep_audit, open_audit, process_name
+from driftwarden.service.state_key import check_seal, open_seal
 from driftwarden.settings import Settings, load_settings
 from driftwarden.telemetry import configure_logging, register_secret
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from driftwarden.contracts.ports import Trainer
     from driftwarden.knowledge import KnowledgeBase
     from driftwarden.policies import Policy
-    from driftwarden.sealing import Seal
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.parts import DecisionClock, Parts
     from driftwarden.service.workflow.policy_agreement import PolicyAgreement
@@ -158,25 +158,6 @@ def load_policy_in_force(settings: Settings) -> "Policy":
     from driftwarden.service.workflow.policy_watch import parse_policy, read_policy_file
 
     return parse_policy(read_policy_file(settings.policy_path), settings.policy_path)
-
-
-def open_seal(settings: Settings) -> "Seal":
-    """The seal of the state in Redis; its key is made on first use, and never leaves its file."""
-    from driftwarden.sealing import Seal, load_or_create_key
-
-    return Seal(load_or_create_key(settings.service.state_key_file or settings.home / "keys" / "state.key"))
-
-
-def check_seal(client: "Redis", prefix: str, seal: "Seal") -> None:
-    """Raise BadInput where this Redis was sealed with another key: every incident that is taken up would end for it."""
-    client.set(f"{prefix}seal", seal.close("seal", prefix, "driftwarden"), nx=True)
-    there: Any = client.get(f"{prefix}seal")
-    if there is None or seal.open("seal", prefix, there) is None:
-        raise BadInput(
-            "key of the state",
-            got="another one than this Redis was sealed with",
-            expected="the same `service.state_key_file` on every host that shares it (docs/security.md)",
-        )
 
 
 def start_tracing(settings: Settings) -> "Tracing":

@@ -74,6 +74,7 @@ def examine() -> list[Check]:
     for look in (
         _policy,
         _redis,
+        _state_key,
         _policy_in_force,
         _registry,
         _models,
@@ -263,6 +264,18 @@ def _audit(settings: Settings) -> list[Check]:
     if not report.ok:
         return [Check("audit log", "fault", "does not verify", "driftwarden audit verify")]
     return [Check("audit log", "ok", f"{report.records} records in {len(report.files)} files verify")]
+
+
+def _state_key(settings: Settings) -> list[Check]:
+    from driftwarden.service.bootstrap import open_redis
+    from driftwarden.service.state_key import open_seal, seal_opens
+
+    with open_redis(settings) as client:
+        opens = seal_opens(client, settings.redis.prefix, open_seal(settings))
+    if opens is False:
+        mend = "give every host that shares this Redis the same service.state_key_file (docs/security.md)"
+        return [Check("state key", "fault", "this Redis was sealed with another key: the service does not start", mend)]
+    return [Check("state key", "ok", "seals what is kept in Redis" if opens else "nothing is sealed yet")]
 
 
 def _halts(settings: Settings) -> list[Check]:

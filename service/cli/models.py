@@ -100,7 +100,8 @@ def _version(value: Any) -> str:
 
 def _views(name: str | None = None) -> list[dict[str, Any]]:
     from driftwarden.actions.registry import MlflowRegistry
-    from driftwarden.service.bootstrap import open_redis, open_seal, read_settings
+    from driftwarden.service.bootstrap import open_redis, read_settings
+    from driftwarden.service.state_key import open_seal
     from driftwarden.service.workflow.metrics import MetricHistory
 
     settings = read_settings()

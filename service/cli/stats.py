@@ -15,8 +15,9 @@ def stats(model: str | None, as_json: bool) -> None:
     Example:
       driftwarden stats --json
     """
-    from driftwarden.service.bootstrap import open_seal, open_views
+    from driftwarden.service.bootstrap import open_views
     from driftwarden.service.cli.render import incident_of
+    from driftwarden.service.state_key import open_seal
     from driftwarden.service.workflow.ledger import Ledger
     from driftwarden.service.workflow.stats import figures
 

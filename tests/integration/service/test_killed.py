@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stack import Stack
 
 from driftwarden.audit import verify
-from driftwarden.service.bootstrap import open_seal
+from driftwarden.service.state_key import open_seal
 from driftwarden.service.workflow.ledger import Ledger
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.settings import load_settings
