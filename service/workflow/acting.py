@@ -96,9 +96,12 @@ def _call_off(parts: Parts, incident: Incident) -> None:
 def _is_taken_back(parts: Parts, incident: Incident) -> bool:
     """True where the undo has happened already, and only its record may be missing."""
     assert incident.undo_of is not None
+    assert incident.intent is not None
+    if parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None:
+        return True
     before = EffectResult.model_validate(incident.undo_of["result"])
     if before.action not in VERSION_ACTIONS:
-        return False  # a second try of such an undo finds for itself that it is done
+        return False  # decided again, a second try of such an undo finds for itself that it is done
     return parts.registry.champion(parts.settings.watched(incident.model)) == before.before
 
 

@@ -24,7 +24,7 @@ from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reminding import remind
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
-from driftwarden.service.workflow.undoing import give_back, leave
+from driftwarden.service.workflow.undoing import drop, give_back, leave
 
 # How often more drift may send an incident back before it acts on what it knows; the rest opens the next incident.
 ROUNDS_MAX = 3
@@ -370,6 +370,7 @@ def fail(parts: Parts, incident: Incident, reason: str) -> State:
     incident.problem = reason
     parts.ledger.abandon(incident.id)
     withdraw(parts, incident, also_approved=True)
+    drop(incident)
     incident.note(parts.clock, "close", f"failed: {reason}", SERVICE)
     parts.notifier.notify(
         f"incident failed on {incident.model}",

@@ -164,10 +164,10 @@ class AuditFloor:
 
     @staticmethod
     def _resulted(known: _Known, key: str, record: JsonObject, body: JsonObject) -> None:
+        known.done[str(record["causation"])] = str(record.get("@hash"))
         if body.get("cancelled") is True:
             known.effects.pop(key, None)
             return
-        known.done[str(record["causation"])] = str(record.get("@hash"))
         entry = known.effects.get(key)
         if entry is None:
             return

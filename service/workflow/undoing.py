@@ -105,6 +105,12 @@ def settle(incident: Incident, undone: EffectResult) -> State:
     return State.UNDONE
 
 
+def drop(incident: Incident) -> None:
+    """The incident fails while it was to be taken back: it is about what it did, so that people can ask again."""
+    if incident.undo_of is not None:
+        _restore(incident)
+
+
 def _restore(incident: Incident) -> None:
     assert incident.undo_of is not None
     earlier = Incident.model_validate(incident.to_store() | incident.undo_of["returns"])

@@ -8,7 +8,7 @@ from fakes.workflow_world import Crash
 
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
-from driftwarden.errors import Retry
+from driftwarden.errors import GiveUp, Retry
 from driftwarden.service.workflow.parts import SERVICE
 
 
@@ -392,3 +392,57 @@ def test_drift_that_joined_too_late_does_not_wait_for_the_verification(world: An
     weighed = [len(one.events) for one in world.incidents()]
     assert sum(weighed) == 7, "every event was weighed, and none waits for labels"
     assert len(weighed) > 1
+
+
+def test_a_release_that_happened_is_not_asked_for_again(world: Any) -> None:
+    """The batch was released and written down, its approval used up; then the worker died before it could commit."""
+    world.script.root_cause = RootCause.STUCK_VALUES
+    world.script.candidates = (Candidate(id="c1", action=ActionName.QUARANTINE_DATA),)
+    world.send()
+    world.run()
+    world.ask("undo", by="ada")
+    world.run()
+    world.approve("bob")
+    with pytest.raises(Crash):
+        world.run(world.worker(fail_point=dying_at_second("stepped:executing")))
+    world.restart()
+    assert world.only().state == "undone"
+    assert [one["body"]["undo"] for one in world.records("result")] == [False, True]
+    assert [one.state for one in world.parts.approvals.list()] == ["executed"]
+
+
+def test_an_undo_that_failed_can_be_asked_again(world: Any) -> None:
+    """The registry gave up on it: the incident says so, is still about its effect, and people may try once more."""
+    harm(world)
+    undo = world.actions[ActionName.RETRAIN].undo
+
+    def give_up(*args: Any) -> Any:
+        raise GiveUp("the registry refuses to move the alias")
+
+    world.actions[ActionName.RETRAIN].undo = give_up
+    world.later(seconds=301)
+    failed = world.only()
+    assert (failed.state, failed.candidate.id, failed.undo_of) == ("failed", "c1", None)
+    assert f"{failed.id}:failed" in world.silent.messages
+    world.actions[ActionName.RETRAIN].undo = undo
+    world.ask("undo", by="ada")
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, world.plant.champions["m"]) == ("undone", 1)
+
+
+def test_what_is_called_off_is_called_off_once(world: Any) -> None:
+    """However often it is decided again afterwards: one intent, one result."""
+    world.send()
+    with pytest.raises(Crash):
+        world.run(world.worker(fail_point=dying_at_second("committed:executing")))
+    world.parts.halts.halt(None, reason="look first", by="ada")
+    world.restart()
+    assert world.only().state == "awaiting_approval"
+    for _ in range(2):
+        world.approve()
+        world.run()
+    told = [one["causation"] for one in world.records("result") if one["body"].get("cancelled")]
+    assert told == [world.records("intent")[0]["@hash"]]
+    assert world.plant.moves == []
