@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from driftwarden.errors import BadInput, NotInstalled, unreadable
 from driftwarden.keyfile import check_mode, create_once
+from driftwarden.strict import strict_base64
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -145,12 +146,12 @@ def parse_note(signed: str, *, where: str) -> Note:
         raise refuse(f"origin {lines[0][:80]}")
     if not re.fullmatch(r"0|[1-9][0-9]{0,15}", lines[1]):
         raise refuse(f"size {lines[1][:40]}")
-    root = _base64(lines[2])
+    root = strict_base64(lines[2])
     if root is None or len(root) != 32:
         raise refuse("a root that is not 32 bytes in base64")
     for line in signatures[:-1]:
         match = _SIGNATURE.fullmatch(line)
-        payload = _base64(match.group(2)) if match else None
+        payload = strict_base64(match.group(2)) if match else None
         if match is None or payload is None:
             raise refuse("a malformed signature line")
         if match.group(1) == KEY_NAME and len(payload) == 68:
@@ -164,14 +165,6 @@ def parse_note(signed: str, *, where: str) -> Note:
 def signed_text(note: Note) -> str:
     """The note as it was signed, its signature included."""
     return f"{note.text}\n{note.signature}\n"
-
-
-def _base64(text: str) -> bytes | None:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        return None
-    return raw if base64.b64encode(raw).decode() == text else None
 
 
 def signature_holds(note: Note, public: bytes) -> bool:

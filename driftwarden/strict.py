@@ -4,6 +4,7 @@ Canonical JSON is RFC 8785 over a domain without floating-point numbers (decimal
 compact encoding is byte-equal to it.
 """
 
+import base64
 import hashlib
 import json
 import math
@@ -218,3 +219,12 @@ def _scalar(node: Any, place: str) -> Any:
     raise BadInput(
         f"YAML would read this as {kind}", got=text, expected='a quoted string, like "' + text + '"', where=place
     )
+
+
+def strict_base64(text: str) -> bytes | None:
+    """The bytes of a text that is base64 as its writer must write it (RFC 4648, padded); None for any other form."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return raw if base64.b64encode(raw).decode() == text else None

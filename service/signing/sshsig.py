@@ -1,13 +1,13 @@
 """SSH signatures (OpenSSH PROTOCOL.sshsig) with Ed25519 keys: made here, accepted by `ssh-keygen -Y verify`, and back."""
 
 import base64
-import binascii
 import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driftwarden.errors import BadInput, NotInstalled
+from driftwarden.strict import strict_base64
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -45,7 +45,7 @@ class PublicKey:
 def parse_public(line: str, *, where: str | None = None) -> PublicKey:
     """Read OpenSSH's one line (`ssh-ed25519 <base64> [comment]`); raises BadInput for any other kind of key."""
     parts = line.split(None, 2)
-    blob = _base64(parts[1]) if len(parts) > 1 and parts[0] == KEY_TYPE else None
+    blob = strict_base64(parts[1]) if len(parts) > 1 and parts[0] == KEY_TYPE else None
     raw = None if blob is None else _key_of(blob)
     if raw is None:
         raise BadInput("public key", got=line, expected=f"`{KEY_TYPE} <base64> [comment]`", where=where)
@@ -103,7 +103,7 @@ def _parse(armored: str, namespace: str) -> tuple[PublicKey, str, bytes]:
         return BadInput("signature", got=got, expected=expected)
 
     armor = _ARMORED.fullmatch(armored) if len(armored) <= ARMORED_CHARS_MAX else None
-    blob = _base64(armor.group(1).replace("\n", "")) if armor else None
+    blob = strict_base64(armor.group(1).replace("\n", "")) if armor else None
     head = MAGIC + VERSION.to_bytes(4, "big")
     if blob is None or not blob.startswith(head):
         raise refuse("something else")
@@ -148,11 +148,3 @@ def _key_of(blob: bytes) -> bytes | None:
     parts = _strings(blob)
     known = parts is not None and len(parts) == 2 and parts[0] == KEY_TYPE.encode() and len(parts[1]) == 32
     return parts[1] if known and parts else None
-
-
-def _base64(text: str) -> bytes | None:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        return None
-    return raw if base64.b64encode(raw).decode() == text else None
