@@ -36,8 +36,23 @@ if FAST:
 
 
 def encode(document: Any) -> bytes:
-    """Canonical bytes of a document that `driftwarden.strict.plain` made; it is not checked again."""
-    return orjson.dumps(document, option=_SORTED) if FAST else _encode_plain(document)
+    """Canonical bytes of a document that `driftwarden.strict.plain` made; one that is nested too deeply raises ValueError."""
+    return _encode_fast(document, _SORTED) if FAST else _encode_plain(document)
+
+
+def encode_checked(document: Any) -> bytes:
+    """Canonical bytes of a document of dicts with ASCII keys, lists, strings, integers, booleans and null.
+
+    Raises ValueError for what `driftwarden.strict.plain` would write in another way: lone surrogates, integers beyond 2^53.
+    """
+    return _encode_fast(document, _SORTED_STRICT) if FAST else canonical_json(document)
+
+
+def _encode_fast(document: Any, option: int) -> bytes:
+    try:
+        return orjson.dumps(document, option=option)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _refuse_keys(document: Any) -> None:

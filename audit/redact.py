@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from driftwarden.audit.codec import encode
+from driftwarden.audit.codec import encode, encode_checked
 from driftwarden.strict import plain
 
 REDACTED = "[redacted]"
@@ -15,61 +15,71 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 
-# Applied to every string, embedded documents included; each keeps what is needed to see that something was there.
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+_WORDS = r"password|passwd|passphrase|secret|secret[_-]?key|token|api[_-]?key|access[_-]?key|private[_-]?key"
+# A secret under a secret's name in a document that stands in a string: `{"token": "..."}`.
+_EMBEDDED = re.compile(
+    r"(\"(?:[A-Za-z0-9_.\-]*[_.\-])?(?:" + _WORDS + r"|authorization|cookie)\"\s*:\s*\")"
+    r"[^\"\\]*(?:\\.[^\"\\]*)*(?=\")",
+    re.IGNORECASE,
+)
+# How such a name ends in lower case, its quotation mark included.
+_EMBEDDED_ENDS = ('password"', 'passwd"', 'passphrase"', 'secret"', 'key"', 'token"', 'authorization"', 'cookie"')
+
+# Applied to every string, in this order; each keeps what is needed to see that something was there. A pattern can match
+# only where one of the words before it stands, and looking for these is much cheaper.
+_PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (
+        ("-----BEGIN ",),
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL),
         REDACTED,
     ),
-    (re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.\-]{1,20}://[^\s/:@\"']{0,128}:)[^\s/@\"']{1,256}@"), r"\1" + REDACTED + "@"),
-    (re.compile(r"\b((?:Bearer|Basic) )[A-Za-z0-9._~+/\-]{16,}={0,2}"), r"\1" + REDACTED),
-    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), REDACTED),
-    (re.compile(r"\bAIza[0-9A-Za-z_\-]{35}\b"), REDACTED),
-    (re.compile(r"\b(?:sk|pk)-(?:lf-|proj-|ant-)?[A-Za-z0-9_\-]{20,}\b"), REDACTED),
-    (re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b"), REDACTED),
-    (re.compile(r"\bxox[abprs]-[A-Za-z0-9\-]{10,}\b"), REDACTED),
-    (re.compile(r"\beyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{10,}\b"), REDACTED),
     (
-        re.compile(
-            r"(\"(?:[A-Za-z0-9_.\-]*[_.\-])?(?:password|passwd|passphrase|secret|secret[_-]?key|token|api[_-]?key"
-            r"|access[_-]?key|private[_-]?key|authorization|cookie)\"\s*:\s*\")[^\"\\]*(?:\\.[^\"\\]*)*(?=\")",
-            re.IGNORECASE,
-        ),
-        r"\1" + REDACTED,
+        ("://",),
+        re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.\-]{1,20}://[^\s/:@\"']{0,128}:)[^\s/@\"']{1,256}@"),
+        r"\1" + REDACTED + "@",
     ),
+    (("Bearer ", "Basic "), re.compile(r"\b((?:Bearer|Basic) )[A-Za-z0-9._~+/\-]{16,}={0,2}"), r"\1" + REDACTED),
+    (("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), REDACTED),
+    (("AIza",), re.compile(r"\bAIza[0-9A-Za-z_\-]{35}\b"), REDACTED),
+    (("sk-", "pk-"), re.compile(r"\b(?:sk|pk)-(?:lf-|proj-|ant-)?[A-Za-z0-9_\-]{20,}\b"), REDACTED),
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b"), REDACTED),
+    (("xox",), re.compile(r"\bxox[abprs]-[A-Za-z0-9\-]{10,}\b"), REDACTED),
+    (("eyJ",), re.compile(r"\beyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{10,}\b"), REDACTED),
 )
-# No secret that is known here is in a document whose lower-cased bytes hold none of these.
-_HINTS = tuple(
-    word.encode()
-    for word in (
-        *("passw", "passphrase", "secret", "token", "apikey", "api_key", "api-key", 'key\\"', 'key"', "authorization"),
-        *(
-            "cookie",
-            "credential",
-            "-----begin",
-            "://",
-            "bearer ",
-            "basic ",
-            "akia",
-            "asia",
-            "aiza",
-            "sk-",
-            "pk-",
-            "xox",
-            "eyj",
-        ),
-        *("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    )
+
+# The same for the canonical bytes of a whole document: only where the first stands need the others be looked for.
+_SIGNS: tuple[tuple[bytes, tuple[bytes, ...]], ...] = (
+    (b"B", (b"-----BEGIN ", b"Bearer ", b"Basic ")),
+    (b"@", (b"://",)),
+    (b"A", (b"AKIA", b"ASIA", b"AIza")),
+    (b"k-", (b"sk-", b"pk-")),
+    (b"gh", (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_")),
+    (b"xox", (b"xox",)),
+    (b"J", (b"eyJ",)),
 )
+_EMBEDDED_SIGNS = tuple(end.replace('"', '\\"').encode() for end in _EMBEDDED_ENDS)
+_ATOMS = frozenset((str, int, bool, type(None)))
+_HARMLESS_MAX = 4096
+_harmless: set[str] = set()  # keys that were seen to be ASCII and no secret's name
 
 
 def redact_text(text: str) -> str:
     """The text with every secret that a pattern knows replaced by `[redacted]`."""
     if len(text) < 12:
         return text
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
+    for words, pattern, replacement in _PATTERNS:
+        for word in words:
+            if word in text:
+                text = pattern.sub(replacement, text)
+                break
+    return _EMBEDDED.sub(r"\1" + REDACTED, text) if _may_embed(text) else text
+
+
+def _may_embed(text: str) -> bool:
+    if '"' not in text:
+        return False
+    lowered = text.lower()
+    return not text.isascii() or any(end in lowered for end in _EMBEDDED_ENDS)
 
 
 def redact(value: Any) -> Any:
@@ -78,7 +88,7 @@ def redact(value: Any) -> Any:
         return redact_text(value)
     if isinstance(value, dict):
         return {
-            key: REDACTED if isinstance(item, str | list | dict) and item and _SECRET_KEY.search(key) else redact(item)
+            key: REDACTED if isinstance(item, str | list | dict) and item and _is_secret(key) else redact(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -86,26 +96,58 @@ def redact(value: Any) -> Any:
     return value
 
 
+def _is_secret(key: str) -> bool:
+    return key not in _harmless and _SECRET_KEY.search(key) is not None
+
+
 def clean_bytes(body: dict[str, Any]) -> bytes:
     """Canonical bytes of a body without its secrets: `encode(redact(plain(body)))`, quick where there is nothing to hide."""
-    kept = canonical(body)
-    data = encode(kept)
+    kept = _without_names(body)
+    try:
+        data = encode_checked(kept)
+    except ValueError:  # a lone surrogate, or an integer beyond 2^53
+        return encode(redact(plain(body)))
+    return encode(redact(kept)) if _may_hold_a_secret(data) else data
+
+
+def _may_hold_a_secret(data: bytes) -> bool:
+    """Whether a pattern could match in a string of this document in canonical form."""
+    for sign, words in _SIGNS:
+        if sign in data:
+            for word in words:
+                if word in data:
+                    return True
+    if b'\\"' not in data:
+        return False
     lowered = data.lower()
-    return encode(redact(kept)) if any(hint in lowered for hint in _HINTS) else data
+    return not data.isascii() or any(end in lowered for end in _EMBEDDED_SIGNS)
 
 
-def canonical(value: Any) -> Any:
-    """`driftwarden.strict.plain`, quick for the types that bodies are made of."""
+def _without_names(value: Any) -> Any:
+    """`plain` without what stands under a secret's name; strings and integers are left to `encode_checked`."""
     kind = type(value)
-    if kind is str:
-        return value if value.isascii() else plain(value)
     if kind is dict:
-        return {
-            key if type(key) is str and key.isascii() else next(iter(plain({key: 0}))): (
-                item if item is None or item is True or item is False else canonical(item)
-            )
-            for key, item in value.items()
-        }
+        document = {}
+        for key, item in value.items():
+            if type(key) is not str or key not in _harmless:
+                key, secret = _named(key)
+                if secret and (item := plain(item)) and isinstance(item, str | list | dict):
+                    item = REDACTED
+            document[key] = item if type(item) in _ATOMS else _without_names(item)
+        return document
     if kind is list or kind is tuple:
-        return [canonical(item) for item in value]
-    return plain(value)
+        return [item if type(item) in _ATOMS else _without_names(item) for item in value]
+    if kind in _ATOMS:
+        return value
+    made = plain(value)
+    return _without_names(made) if type(made) in (dict, list) else made
+
+
+def _named(key: Any) -> tuple[str, bool]:
+    """The key as it is written, and whether it is a secret's name."""
+    (text,) = plain({key: None})
+    if _SECRET_KEY.search(text):
+        return text, True
+    if type(key) is str and key == text and len(_harmless) < _HARMLESS_MAX and len(key) <= 64:
+        _harmless.add(key)
+    return text, False

@@ -20,7 +20,7 @@ from driftwarden.audit import files, notes
 from driftwarden.audit.codec import encode
 from driftwarden.audit.merkle import Tree, leaf_hash
 from driftwarden.audit.record import FORMAT, GENESIS, LINE_BYTES_MAX, check_envelope, seal
-from driftwarden.audit.redact import canonical, clean_bytes, redact, redact_text
+from driftwarden.audit.redact import clean_bytes, redact
 from driftwarden.audit.vault import Committer
 from driftwarden.clock import Clock, rfc3339
 from driftwarden.contracts.ports import Actor, RecordType
@@ -144,12 +144,11 @@ class AuditWriter:
         check_envelope(type, incident, correlation_id, causation)
         self._require_alive()
         try:
-            kept = self._body(type, dict(body), incident, correlation_id)
+            begin = self._begin(type, actor, dict(body), incident, correlation_id)
         except (RecursionError, ValueError) as error:
             raise BadInput("audit record body", got=error.__class__.__name__, expected="a JSON document") from None
-        head = b'{"actor":%b,"body":%b,"causation":%b,"correlation_id":%b,"incident":%b' % (
-            encode({"id": redact_text(plain(actor.id)), "kind": actor.kind}),
-            kept,
+        head = b'%b,"causation":%b,"correlation_id":%b,"incident":%b' % (
+            begin,
             encode(causation),
             encode(correlation_id),
             encode(plain(incident)),
@@ -290,10 +289,15 @@ class AuditWriter:
         many = self._tree.size - self._signed_size >= self._limits.checkpoint_records
         return many or now - self._signed_at >= self._limits.checkpoint_age
 
-    def _body(self, kind: str, body: dict[str, Any], incident: str | None, correlation_id: str | None) -> bytes:
+    def _begin(
+        self, kind: str, actor: Actor, body: dict[str, Any], incident: str | None, correlation_id: str | None
+    ) -> bytes:
+        """A record's canonical bytes from its `actor` to the end of its `body`, without secrets."""
+        begin: dict[str, Any] = {"actor": {"id": actor.id, "kind": actor.kind}, "body": body}
         if self._committer is None or kind == "erasure":  # why something was erased must stay readable
-            return clean_bytes(body)
-        return encode(self._protect(redact(canonical(body)), incident, correlation_id))
+            return clean_bytes(begin)[:-1]
+        begin = redact(plain(begin))
+        return encode(begin | {"body": self._protect(begin["body"], incident, correlation_id)})[:-1]
 
     def _protect(self, body: Any, incident: str | None, correlation_id: str | None) -> Any:
         assert self._committer is not None

@@ -1,13 +1,15 @@
 """Secrets never reach a record, and what is no secret stays as it was."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftwarden.audit import codec
 from driftwarden.audit.codec import encode
-from driftwarden.audit.redact import REDACTED, canonical, clean_bytes, redact, redact_text
+from driftwarden.audit.redact import _EMBEDDED, _PATTERNS, REDACTED, clean_bytes, redact, redact_text
 from driftwarden.strict import plain
 
 _LEAVES = (
@@ -26,9 +28,46 @@ _DOCUMENTS = st.recursive(
 
 @given(_DOCUMENTS)
 def test_the_quick_way_is_the_plain_way(value: Any) -> None:
-    """Given any document, the quick conversion is `strict.plain`, and the bytes are those of redacting it."""
-    assert canonical(value) == plain(value)
+    """Given any document, the bytes are those of making it plain and redacting it."""
     assert clean_bytes({"x": value}) == encode(redact(plain({"x": value})))
+
+
+# Pieces of secrets and of what only resembles them; "K" is the Kelvin sign, a k to a pattern that ignores case.
+_PIECES = (
+    "postgres://", "user:", "pa55", "@", "Bearer ", "Basic ", "AKIA", "ABCDEFGHIJKLMNOP", "AIza", "a" * 35, "sk-", "pk-",
+    "lf-", "a1b2c3d4" * 4, "ghp_", "ghs_", "xoxb-", "eyJ" + "h" * 12, ".", "-----BEGIN RSA PRIVATE KEY-----",
+    "-----END RSA PRIVATE KEY-----", "\n", '"', '\\"', "db_password", "api_key", "to\u212aen", "token", '": "', '":"', " ",
+    'hunter2"', "\u00e9", "\ud800", "\\", "weight",
+)  # fmt: skip
+_SECRET_TEXTS = st.lists(st.sampled_from(_PIECES), max_size=8).map("".join)
+_SECRET_DOCUMENTS = st.recursive(
+    _SECRET_TEXTS | st.sampled_from([None, True, 7, 2**53, 0.25]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["token", "API-key", "name", "\u00e9_token", "key", 5]), inner, max_size=3)
+    ),
+)
+
+
+@given(_SECRET_TEXTS)
+def test_looking_for_words_first_changes_no_result(text: str) -> None:
+    """Given a text of pieces of secrets, the result is that of every pattern in its turn."""
+    expected = text
+    if len(text) >= 12:
+        for _, pattern, replacement in _PATTERNS:
+            expected = pattern.sub(replacement, expected)
+        expected = _EMBEDDED.sub(r"\1" + REDACTED, expected)
+    assert redact_text(text) == expected
+
+
+@given(_SECRET_DOCUMENTS)
+def test_the_quick_way_misses_no_secret(value: Any) -> None:
+    """Given a document of pieces of secrets under keys that may name some, the bytes are those of redacting it, with and
+    without the fast libraries."""
+    expected = encode(redact(plain({"x": value})))
+    assert clean_bytes({"x": value}) == expected
+    with mock.patch.object(codec, "FAST", False):
+        assert clean_bytes({"x": value}) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,24 @@ def test_a_malformed_record_is_refused_and_does_no_harm(tmp_path: Path, actor: A
             writer.append(**arguments)
         assert writer.healthy
     assert verify(tmp_path / "audit").records == 3
+
+
+def test_a_body_that_no_verifier_would_read_is_refused_and_does_no_harm(tmp_path: Path, actor: Actor) -> None:
+    """Given bodies around the depth that the strict decoder takes, what is written verifies, the rest is refused."""
+    written = 0
+    with _open(tmp_path / "audit") as writer:
+        for depth in (*range(245, 262), 100_000):
+            body: dict[str, Any] = {}
+            for _ in range(depth):
+                body = {"x": body}
+            with suppress(BadInput):
+                writer.append("event", body, actor=actor)
+                written += 1
+        assert writer.healthy
+    report = verify(tmp_path / "audit")
+    assert report.ok
+    assert report.records == written + 3
+    assert 0 < written < 17
 
 
 def test_checkpoints_by_count_and_on_demand_have_their_notes_beside_the_log(tmp_path: Path, actor: Actor) -> None:
