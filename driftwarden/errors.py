@@ -56,6 +56,15 @@ class NotYet(Retry):
     """It waits for people or settings, however long that takes: no failed try."""
 
 
+class Away(Retry):
+    """Something that the service leans on does not answer: it is waited for, and nothing is guessed in its place."""
+
+    def __init__(self, dependency: str, reason: str, *, again_s: float = 0.0) -> None:
+        """Name the `dependency`; `again_s`: before that nobody asks it (0: it may be asked at once)."""
+        super().__init__(f"{dependency}: {reason}")
+        self.dependency, self.reason, self.again_s = dependency, reason, again_s
+
+
 class GiveUp(Error):
     """It cannot be done, and trying again will not change that; the incident fails with this reason."""
 

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.watch import Duration, WatchedModel
 from driftwarden.errors import BadInput, NotFound, kind_of, unreadable
+from driftwarden.resilience import BreakersSettings, DegradedSettings, StepDeadlines
 from driftwarden.strict import load_yaml
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
@@ -73,6 +74,10 @@ class ServiceSettings(Value):
     tries_max: Annotated[int, Field(ge=1, le=100)] = 4
     state_key_file: Path | None = None
     approval_reminder: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(hours=1)
+    stop_within: Annotated[Duration, Field(ge=timedelta(0), le=timedelta(days=1))] = timedelta(seconds=30)
+    step_deadlines: StepDeadlines = StepDeadlines()
+    breakers: BreakersSettings = BreakersSettings()
+    degraded: DegradedSettings = DegradedSettings()
 
 
 class NotifySettings(Value):

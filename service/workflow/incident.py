@@ -33,8 +33,8 @@ class Incident(BaseModel):
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
     `heard` are people's requests of the last day that were heard (digest -> signed at); `undo_of` the effect that is to be
-    taken back (`undoing.propose`), `undone` what came of it. `audit` maps a record type to the `@hash` of this incident's
-    last record of it.
+    taken back (`undoing.propose`), `undone` what came of it; `waits_since`: it waits for something that is
+    away. `audit` maps a record type to the `@hash` of this incident's last record of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,6 +75,7 @@ class Incident(BaseModel):
     helped: bool | None = None
     agents_model: str | None = None
     tries: int = 0
+    waits_since: str | None = None
     rounds: int = 0
     attempts: int = 0
     timeline: list[dict[str, str]] = Field(default_factory=list)

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-from driftwarden.clock import rfc3339
+from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import parse_event
-from driftwarden.errors import AskHuman, BadInput, Error, Fenced, GiveUp, LogUnwritable, NotYet, Refused, Retry
-from driftwarden.service.workflow import acting, byhand, deciding, understand
+from driftwarden.errors import Away, Error, Fenced, LogUnwritable, NotYet, Retry
+from driftwarden.service.workflow import acting, byhand, deciding
+from driftwarden.service.workflow.heart import Hand, Heart, HeldLog, WorkerView
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
 from driftwarden.service.workflow.reminding import next_look
+from driftwarden.service.workflow.retries import AGREE_AGAIN_S, LoopPauses, away_s, is_last, pause_s, verdict
+from driftwarden.service.workflow.steps import advance_or_tell
 from driftwarden.service.workflow.store import Claim, Signal, WorkflowStore
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
 from driftwarden.telemetry import correlation
@@ -23,8 +26,6 @@ log = logging.getLogger(__name__)
 
 CRASH_LOOP = "crash-loop"
 VERIFY_AGAIN_S = 300.0
-AGREE_AGAIN_S = 5.0
-RETRY_AFTER_S = (1.0, 5.0, 30.0, 120.0)
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
 
 
@@ -35,38 +36,79 @@ class Worker:
         self, parts: Parts, store: WorkflowStore, name: str, *, fail_point: Callable[[str], None] | None = None
     ) -> None:
         """`name` is unique among live workers; `fail_point` is told where the walk stands (tests of crashes)."""
-        self._parts, self._store, self._name = parts, store, name
+        self._parts, self._store, self.name = parts, store, name
         self._lease_ms = int(parts.settings.service.lease_s * 1000)
         self._fail_point = fail_point or (lambda where: None)
         self._stop: threading.Event | None = None
+        self._hand: Hand | None = None
+        self._retired = threading.Event()
 
     def run(self, stop: threading.Event, *, block_ms: int = 1000) -> None:
-        """Work until `stop` is set; the step in hand is finished first, and its incident handed back."""
-        self._stop = stop
-        while not stop.is_set():
+        """Work until `stop` is set or it is retired; the step in hand is finished first, and its incident handed back."""
+        self._stop, pauses = stop, LoopPauses(self.name)
+        while not stop.is_set() and not self._retired.is_set():
             try:
                 self.work_once(block_ms=block_ms)
+                pauses.reset()
             except Retry as error:
                 log.warning("waiting for redis: %s", error.diagnostics())
-                stop.wait(1.0)
+                stop.wait(pauses.next_s())
             except LogUnwritable as error:
                 log.critical("the audit log cannot be written; nothing executes until it can: %s", error.diagnostics())
                 stop.set()
 
+    def view(self) -> WorkerView:
+        """What it is doing now; safe in any thread."""
+        hand = self._hand
+        return hand.view(self.name) if hand is not None else WorkerView(self.name, "waiting")
+
+    @property
+    def retired(self) -> bool:
+        """Whether another works in its place."""
+        return self._retired.is_set()
+
+    def retire(self) -> None:
+        """Take up nothing more: its step is late, perhaps for ever, and another works in its place."""
+        self._retired.set()
+
+    def give_back(self) -> str | None:
+        """Hand back what is in hand in the middle of a step, which may change nothing any more; returns the incident.
+
+        Raises Fenced where it has moved on meanwhile, Retry where Redis is away: then its lease runs out by itself.
+        """
+        hand = self._hand
+        if hand is None or not hand.heart.lose():
+            return None
+        self._store.hand_back(hand.claim)
+        return hand.claim.incident
+
     def work_once(self, *, block_ms: int = 0) -> bool:
         """Take one incident, if any waits, as far as it goes; True where there was one."""
-        claim = self._store.claim(self._name, block_ms=block_ms, lease_ms=self._lease_ms)
+        claim = self._store.claim(self.name, block_ms=block_ms, lease_ms=self._lease_ms)
         if claim is None:
             return False
-        with self._heart(claim) as lease:
-            token = current_lease.set(lease)
+        with self._heart(claim) as heart:
+            self._hand, token = Hand(claim, heart, claim.state), current_lease.set(heart)
             try:
                 self._walk(claim)
             except Fenced as error:
                 log.info("handed over: %s", error.diagnostics(), extra={"incident": claim.incident})
+            except LogUnwritable:
+                self._let_go()
+                raise
             finally:
                 current_lease.reset(token)
+                self._hand = None
         return True
+
+    def _let_go(self) -> None:
+        """Nothing can be written down here any more: another may go on at once, and this death counts as nobody's fault."""
+        if self._stop is not None:
+            self._stop.set()
+        try:
+            self.give_back()
+        except Error as error:
+            log.warning("not handed back: %s", error.diagnostics())
 
     def _walk(self, claim: Claim) -> None:
         incident = self._incident(claim)
@@ -154,52 +196,79 @@ class Worker:
         return incident
 
     def _step(self, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
-        started = time.monotonic()
-        name = incident.state.value
+        assert self._hand is not None
+        started, name, heart = time.monotonic(), incident.state.value, self._hand.heart
+        if is_last(incident.tries, self._parts.settings.service.tries_max):
+            # Its last try was late: that worker could only note it.
+            return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
+        self._hand.at(name)
         kept = incident.model_copy(deep=True)
+        deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
+        parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart))
+        span = self._parts.span(
+            f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
+        )
         try:
-            with self._parts.span(
-                f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
-            ):
-                after = advance(self._parts, incident, claim, resumed=resumed)
-        except (Fenced, LogUnwritable):
-            raise
-        except NotYet as error:
-            _rewind(incident, kept)
-            return self._wait(claim, incident, error)
-        except (Retry, OSError, TimeoutError) as error:
-            _rewind(incident, kept)
-            return self._again(claim, incident, error)
-        except (GiveUp, Refused, AskHuman, BadInput) as error:
-            return deciding.fail(self._parts, incident, error.diagnostics())
-        except Exception as error:
-            # A fault of ours must not end the worker, nor be lost: it is tried again, and then the incident fails with it.
-            log.exception("step %s", name, extra={"incident": incident.id})
-            _rewind(incident, kept)
-            return self._again(claim, incident, error)
+            with heart.within(deadline_s, partial(self._late, claim, kept, deadline_s)), span:
+                after = advance_or_tell(parts, incident, claim, resumed=resumed)
+        except Exception as error:  # noqa: BLE001 - its class says what follows
+            return self._failed(claim, incident, kept, error)
         if after is not State.EXECUTING:  # within it, a retry decides and intends anew: that alone is no progress
             incident.tries = 0
+        incident.waits_since = None
         incident.seconds[name] = round(incident.seconds.get(name, 0.0) + time.monotonic() - started, 3)
         self._fail_point(f"stepped:{name}")
         return after
 
-    def _wait(self, claim: Claim, incident: Incident, error: NotYet) -> State | None:
-        """Parked until workers agree or settings load, however long that takes: no failed try, and said once."""
-        reason = f"waits: {error.diagnostics()}"
+    def _failed(self, claim: Claim, incident: Incident, kept: Incident, error: Exception) -> State | None:
+        what = verdict(error)
+        if what == "stop":
+            raise error
+        reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
+        if what in {"give_up", "ask"}:
+            return deciding.fail(self._parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
+        _rewind(incident, kept)
+        if isinstance(error, NotYet):
+            return self._wait(claim, incident, reason, AGREE_AGAIN_S)
+        if isinstance(error, Away) and self._has_patience(incident):
+            return self._wait(claim, incident, reason, away_s(error, incident.id))
+        if not isinstance(error, Error | OSError):
+            log.error("step %s", incident.state, exc_info=error, extra={"incident": incident.id})
+        return self._again(claim, incident, reason)
+
+    def _late(self, claim: Claim, kept: Incident, deadline_s: float) -> None:
+        """The step outlived its deadline, and may never end: the incident is parked as it was before, for another try.
+
+        Runs beside the late step. Its commit is what the late one then fails at, if it ever comes to commit.
+        """
+        reason = f"no end within {deadline_s:g} s: the step is late, and whatever comes of it is not taken"
+        log.error("step %s: %s", kept.state, reason, extra={"incident": kept.id, "model": kept.model})
+        incident = kept.model_copy(deep=True)
+        incident.tries += 1
+        incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
+        self._park(claim, incident, pause_s(incident.tries, incident.id))
+
+    def _has_patience(self, incident: Incident) -> bool:
+        """Whether it still waits for what is away without a counted try."""
+        now = self._parts.clock.now()
+        incident.waits_since = incident.waits_since or rfc3339(now)
+        return now - parse_rfc3339(incident.waits_since) < self._parts.settings.service.degraded.patience
+
+    def _wait(self, claim: Claim, incident: Incident, reason: str, again_s: float) -> State | None:
+        """Parked until workers agree, settings load or something answers again: no failed try, and said once."""
         if not any(line["summary"].startswith("waits: ") for line in incident.timeline[-1:]):
-            incident.note(self._parts.clock, "decision", reason, SERVICE)
-        log.info("incident %s", reason, extra={"incident": incident.id})
-        self._park(claim, incident, AGREE_AGAIN_S)
+            incident.note(self._parts.clock, "decision", f"waits: {reason}", SERVICE)
+            log.info("incident waits: %s", reason, extra={"incident": incident.id})
+        self._park(claim, incident, again_s)
         return None
 
-    def _again(self, claim: Claim, incident: Incident, error: BaseException) -> State | None:
-        reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
+    def _again(self, claim: Claim, incident: Incident, reason: str) -> State | None:
         incident.tries += 1
-        if incident.tries >= self._parts.settings.service.tries_max:
+        if is_last(incident.tries, self._parts.settings.service.tries_max):
+            incident.waits_since = None
             return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {reason}")
-        delay_s = RETRY_AFTER_S[min(incident.tries, len(RETRY_AFTER_S)) - 1]
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
-        self._park(claim, incident, delay_s)
+        self._park(claim, incident, pause_s(incident.tries, incident.id))
         return None
 
     def _park(
@@ -264,7 +333,7 @@ class Worker:
         return VERIFY_AGAIN_S
 
     @contextmanager
-    def _heart(self, claim: Claim) -> Iterator["Heart"]:
+    def _heart(self, claim: Claim) -> Iterator[Heart]:
         heart = Heart(self._store, claim, interval_s=self._lease_ms / 3000)
         heart.start()
         try:
@@ -279,78 +348,12 @@ def _rewind(incident: Incident, kept: Incident) -> None:
         setattr(incident, name, getattr(kept, name))
 
 
+def _last_try(incident: Incident) -> str:
+    """Why its last try failed, as it was noted then."""
+    tries = [line["summary"] for line in incident.timeline if line["summary"].startswith("try ")]
+    return tries[-1].partition(": ")[2] if tries else "no reason was noted"
+
+
 def _accepts(incident: Incident) -> bool:
     """Whether later drift may join: not while an effect is taken back, which nothing that comes now could change."""
     return incident.state in JOINABLE and incident.undo_of is None
-
-
-Step = Callable[[Parts, Incident, list[str]], State]
-
-
-def _triaged(parts: Parts, incident: Incident, raws: list[str]) -> State:
-    if len(raws) > len(incident.events):
-        understand.take_in(parts, incident, raws)
-    if incident.problem:
-        return deciding.decide_problem(parts, incident)
-    return understand.investigate(parts, incident)
-
-
-STEPS: dict[State, Step] = {
-    State.RECEIVED: understand.take_in,
-    State.TRIAGED: _triaged,
-    State.INVESTIGATED: lambda parts, incident, raws: understand.write_plan(parts, incident),
-    State.PLANNED: lambda parts, incident, raws: understand.rehearse(parts, incident),
-    State.REHEARSED: lambda parts, incident, raws: deciding.decide_first(parts, incident),
-    State.DECIDED: deciding.follow,
-    State.AWAITING_APPROVAL: deciding.answer,
-    State.APPROVED: lambda parts, incident, raws: deciding.decide_approved(parts, incident),
-    State.VERIFYING: lambda parts, incident, raws: acting.verify(parts, incident),
-    State.MONITORING: lambda parts, incident, raws: State.CLOSED,
-}
-
-
-def advance(parts: Parts, incident: Incident, claim: Claim, *, resumed: bool) -> State:
-    """One step of the walk: the state that follows, after everything that had to be written was written."""
-    raws = list(claim.events)
-    if incident.state is State.EXECUTING:
-        return acting.execute(parts, incident, raws, resumed=resumed)
-    step = STEPS.get(incident.state)
-    if step is None:
-        raise GiveUp(f"incident {incident.id} has ended as `{incident.state}`")
-    return step(parts, incident, raws)
-
-
-class Heart:
-    """Keeps a lease alive while a step runs, and tells the step where it was lost."""
-
-    def __init__(self, store: WorkflowStore, claim: Any, *, interval_s: float) -> None:
-        """Beat every `interval_s`; a third of the lease leaves room for two lost beats."""
-        self._store, self._claim, self._interval_s = store, claim, interval_s
-        self._stop = threading.Event()
-        self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heart {claim.incident}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; the lease then runs out by itself or was given up by a commit."""
-        self._stop.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Ask now; raises Fenced where the lease is lost or cannot be renewed."""
-        if self._lost.is_set():
-            raise Fenced(f"incident {self._claim.incident} was taken over")
-        self._store.heartbeat(self._claim)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self._interval_s):
-            try:
-                self._store.heartbeat(self._claim)
-            except Fenced:
-                self._lost.set()
-                return
-            except Error as error:
-                log.warning("heartbeat: %s", error.diagnostics())

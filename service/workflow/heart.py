@@ -1,0 +1,201 @@
+"""A worker's hold on one incident: the lease is kept alive while a step runs, and given up where the step takes too long.
+
+A thread cannot be stopped from outside. A step that outlives its deadline is therefore left to itself: its lease is lost
+from that instant (whatever asks it before an effect is told so), nothing that it writes to the audit log is taken any
+more, and its result is dropped if it ever comes.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from driftwarden.contracts.ports import Actor, AuditLog, RecordType
+from driftwarden.errors import Error, Fenced, LogUnwritable
+from driftwarden.service.workflow.store import Claim, WorkflowStore
+
+log = logging.getLogger(__name__)
+
+
+class Heart:
+    """Keeps a lease alive while a step runs, and tells the step where it was lost."""
+
+    def __init__(self, store: WorkflowStore, claim: Claim, *, interval_s: float) -> None:
+        """Beat every `interval_s`; a third of the lease leaves room for two lost beats."""
+        self._store, self._claim, self._interval_s = store, claim, interval_s
+        self._stop = threading.Event()
+        self._lost = threading.Event()
+        self._turn = threading.Condition()
+        self._wakes_at = 0.0
+        self._deadline: float | None = None
+        self._on_late: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._beat, name=f"heart {claim.incident}", daemon=True)
+        self.late = False
+        self.beat_at = time.monotonic()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; the lease then runs out by itself or was given up by a commit."""
+        self._stop.set()
+        with self._turn:
+            self._turn.notify()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Ask now; raises Fenced where the lease is lost or cannot be renewed."""
+        self.require_held()
+        self._store.heartbeat(self._claim)
+
+    def require_held(self) -> None:
+        """Raise Fenced where the lease is known to be lost, without asking anybody."""
+        if self._lost.is_set():
+            raise Fenced(f"incident {self._claim.incident} was taken over")
+
+    def lose(self) -> bool:
+        """Give the hold up for whoever is at work under it; False where it was lost already."""
+        with self._turn:
+            if self._lost.is_set():
+                return False
+            self._lost.set()
+            self._deadline = None
+            self._turn.notify()
+            return True
+
+    @contextmanager
+    def within(self, seconds: float, on_late: Callable[[], None]) -> Iterator[None]:
+        """One step: after `seconds` the hold is lost and `on_late` is called, once, in another thread.
+
+        Raises Fenced at the end of a step that was late, whatever came of it.
+        """
+        with self._turn:
+            self.require_held()
+            self._deadline, self._on_late = time.monotonic() + seconds, on_late
+            if self._deadline < self._wakes_at:
+                self._turn.notify()
+        try:
+            yield
+        except LogUnwritable:
+            raise  # that stops the process, in time or late
+        except Exception as error:
+            if self._in_time():
+                raise
+            raise Fenced(f"incident {self._claim.incident}: the step was late") from error
+        else:
+            if not self._in_time():
+                raise Fenced(f"incident {self._claim.incident}: the step was late")
+        finally:
+            self._in_time()
+
+    def _in_time(self) -> bool:
+        """The step is over: True where its hold was not lost before; from here on no deadline strikes."""
+        with self._turn:
+            self._deadline = None
+            return not self._lost.is_set()
+
+    def _beat(self) -> None:
+        next_beat = time.monotonic() + self._interval_s
+        while not self._stop.is_set():
+            with self._turn:
+                until = next_beat if self._deadline is None else min(next_beat, self._deadline)
+                if not self._stop.is_set() and not self._lost.is_set():
+                    self._wakes_at = until
+                    self._turn.wait(max(0.0, until - time.monotonic()))
+                if self._stop.is_set() or self._lost.is_set():
+                    return
+                struck = self._deadline is not None and time.monotonic() >= self._deadline
+                if struck:
+                    self._lost.set()
+                    self.late, self._deadline = True, None
+            if struck:
+                self._tell_late()
+                return
+            if time.monotonic() >= next_beat:
+                if not self._renew():
+                    return
+                next_beat = time.monotonic() + self._interval_s
+
+    def _renew(self) -> bool:
+        try:
+            self._store.heartbeat(self._claim)
+            self.beat_at = time.monotonic()
+        except Fenced:
+            self._lost.set()
+            return False
+        except Error as error:
+            log.warning("heartbeat: %s", error.diagnostics())
+        return True
+
+    def _tell_late(self) -> None:
+        try:
+            self._on_late()
+        except Error as error:  # the lease runs out, and another worker takes it up all the same
+            log.warning("late step: %s", error.diagnostics(), extra={"incident": self._claim.incident})
+        except Exception:
+            log.exception("late step", extra={"incident": self._claim.incident})
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """A worker as it is now: `waiting` for work, `working`, `late` (its step outlived its deadline), or `gone`.
+
+    `for_s`: how long it has been in this state of this incident; `beat_s`: since it last renewed its lease.
+    """
+
+    name: str
+    doing: Literal["waiting", "working", "late", "gone"]
+    incident: str | None = None
+    model: str | None = None
+    state: str | None = None
+    for_s: float = 0.0
+    beat_s: float | None = None
+
+
+@dataclass
+class Hand:
+    """What one worker has in hand: the incident, the state that its step began in, and since when."""
+
+    claim: Claim
+    heart: Heart
+    state: str
+    since: float = field(default_factory=time.monotonic)
+
+    def at(self, state: str) -> None:
+        """The next step begins."""
+        self.state, self.since = state, time.monotonic()
+
+    def view(self, worker: str) -> WorkerView:
+        """For those who look."""
+        now = time.monotonic()
+        doing: Literal["late", "working"] = "late" if self.heart.late else "working"
+        spans = {"for_s": now - self.since, "beat_s": now - self.heart.beat_at}
+        return WorkerView(worker, doing, self.claim.incident, self.claim.model, self.state, **spans)
+
+
+class HeldLog:
+    """The audit log as a step may write it: not once its hold is lost."""
+
+    def __init__(self, audit: AuditLog, heart: Heart) -> None:
+        """`heart` is that of the step."""
+        self._audit, self._heart = audit, heart
+
+    def append(
+        self,
+        type: RecordType,
+        body: Mapping[str, Any],
+        *,
+        actor: Actor,
+        incident: str | None = None,
+        correlation_id: str | None = None,
+        causation: str | None = None,
+    ) -> str:
+        """As `AuditLog.append`; raises Fenced where the hold is lost."""
+        self._heart.require_held()
+        return self._audit.append(
+            type, dict(body), actor=actor, incident=incident, correlation_id=correlation_id, causation=causation
+        )
