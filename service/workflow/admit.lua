@@ -1,46 +1,59 @@
--- admit: one entry of the intake -> an incident, or one more event of the model's open incident; once per (source, id)
--- KEYS: 1 intake 2 activations 3 seen 4 wf 5 wf:events 6 wf:keys 7 model 8 index 9 ids 10 model index 11 counts 12 transitions
---       13 open wf 14 open wf:events 15 open wf:keys
--- ARGV: group, entry, incident, identity, model, environment, correlation, raw, now, ttl ms, open incident ('' none),
---       events max, bytes max
-local function settle() redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]); redis.call('XDEL', KEYS[1], ARGV[2]) end
-local function remember(kind, incident) redis.call('SET', KEYS[3], kind .. '|' .. incident .. '|' .. ARGV[2], 'PX', ARGV[10]) end
-local seen = redis.call('GET', KEYS[3])
+-- admit: one event -> an incident of its own, or one more event of an open one; once per (source, id). The caller acknowledges
+-- the entry of the intake afterwards: the same entry again has the same answer, and no second effect
+-- KEYS: 1 activations 2 seen 3 wf 4 wf:events 5 wf:keys 6 model 7 index 8 ids 9 model index 10 counts 11 transitions
+--       12 seen of the event before ; a key for each group ; wf, wf:events, wf:keys of each incident that it may join, in turn
+-- ARGV: 1 entry 2 incident 3 identity 4 model 5 environment 6 correlation 7 raw 8 now 9 ttl ms 10 events max 11 bytes max
+--       12 waits for the event before (1) 13 group ttl ms 14 how many groups ; the incidents that it may join, in turn
+local GROUPS = tonumber(ARGV[14])
+local function remember(kind, incident) redis.call('SET', KEYS[2], kind .. '|' .. incident .. '|' .. ARGV[1], 'PX', ARGV[9]) end
+local seen = redis.call('GET', KEYS[2])
 if seen then
   local kind, incident, entry = string.match(seen, '^(.-)|(.-)|(.*)$')
-  settle()
-  if entry == ARGV[2] then return {kind, incident} end -- the same call again: its first reply was lost
+  if entry == ARGV[1] then return {kind, incident} end -- the same entry again: its first reply, or its acknowledgement, was lost
   return {'duplicate', incident}
 end
-local field = 'open:' .. ARGV[6] -- drift of a staging model says nothing about production's
-local open = redis.call('HGET', KEYS[7], field) or ''
-if open ~= ARGV[11] then return {'MOVED', open} end
-if open ~= '' then
-  local h = redis.call('HMGET', KEYS[13], 'done', 'bytes')
-  local bytes = tonumber(h[2] or 0) + #ARGV[8]
-  if h[1] == '0' and redis.call('LLEN', KEYS[14]) < tonumber(ARGV[12]) and bytes <= tonumber(ARGV[13]) then
-    redis.call('RPUSH', KEYS[14], ARGV[8]); redis.call('RPUSH', KEYS[15], ARGV[4])
-    redis.call('HSET', KEYS[13], 'bytes', bytes)
-    redis.call('XADD', KEYS[2], '*', 'incident', open, 'model', ARGV[5], 'why', 'event')
-    remember('joined', open); settle()
-    return {'joined', open}
+if ARGV[12] == '1' and redis.call('EXISTS', KEYS[12]) == 0 then return {'LATER'} end -- order holds within a model
+
+-- Whom it may join: its model's own open incident, then those of its groups, as the caller must have named them
+local field = 'open:' .. ARGV[5] -- drift of a staging model says nothing about production's
+local own = redis.call('HGET', KEYS[6], field) or ''
+local found, may, listed = {'MOVED', own}, {}, {}
+for i = 1, GROUPS do found[i + 2] = redis.call('GET', KEYS[12 + i]) or '' end
+for i = 2, #found do
+  if found[i] ~= '' and not listed[found[i]] then listed[found[i]] = true; may[#may + 1] = found[i] end
+end
+if table.concat(may, ' ') ~= table.concat(ARGV, ' ', 15) then return found end
+local t = redis.call('TIME'); local ms = t[1] * 1000 + math.floor(t[2] / 1000)
+for i, incident in ipairs(may) do
+  local at = 12 + GROUPS + 3 * (i - 1)
+  local h = redis.call('HMGET', KEYS[at + 1], 'done', 'bytes', 'joinable', 'model')
+  local bytes = tonumber(h[2] or 0) + #ARGV[7]
+  if h[1] == '0' and h[4] and (incident == own or h[3] == '1') and redis.call('LLEN', KEYS[at + 2]) < tonumber(ARGV[10]) and bytes <= tonumber(ARGV[11]) then
+    redis.call('RPUSH', KEYS[at + 2], ARGV[7])
+    redis.call('RPUSH', KEYS[at + 3], h[4] == ARGV[4] and ARGV[3] or ARGV[3] .. '|' .. ARGV[4])
+    redis.call('HSET', KEYS[at + 1], 'bytes', bytes)
+    if h[4] ~= ARGV[4] then redis.call('ZADD', KEYS[9], 'NX', ms, incident) end
+    redis.call('XADD', KEYS[1], '*', 'incident', incident, 'model', h[4], 'why', 'event')
+    remember('joined', incident)
+    return {'joined', incident}
   end
 end
-local other = redis.call('HGET', KEYS[4], 'identity')
-if other == ARGV[4] then -- the incident outlived the memory of its event
-  remember('duplicate', ARGV[3]); settle()
-  return {'duplicate', ARGV[3]}
+
+local other = redis.call('HGET', KEYS[3], 'identity')
+if other == ARGV[3] then -- the incident outlived the memory of its event
+  remember('duplicate', ARGV[2])
+  return {'duplicate', ARGV[2]}
 end
-if other then return {'COLLISION', ARGV[3]} end
-local t = redis.call('TIME'); local ms = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('HSET', KEYS[4], 'identity', ARGV[4], 'model', ARGV[5], 'environment', ARGV[6], 'correlation', ARGV[7],
+if other then return {'COLLISION'} end
+redis.call('HSET', KEYS[3], 'identity', ARGV[3], 'model', ARGV[4], 'environment', ARGV[5], 'correlation', ARGV[6],
   'state', 'received', 'version', 0, 'fence', 0, 'doc', '{}', 'done', 0, 'run', 0, 'lease', 0, 'crashes', 0, 'wake', 0,
-  'bytes', #ARGV[8], 'opened', ARGV[9], 'updated', ms)
-redis.call('RPUSH', KEYS[5], ARGV[8]); redis.call('RPUSH', KEYS[6], ARGV[4])
-redis.call('ZADD', KEYS[8], ms, ARGV[3]); redis.call('ZADD', KEYS[9], 0, ARGV[3]); redis.call('ZADD', KEYS[10], ms, ARGV[3])
-redis.call('HINCRBY', KEYS[11], 'received', 1)
-redis.call('HSET', KEYS[7], field, ARGV[3])
-redis.call('XADD', KEYS[12], 'MAXLEN', '~', 100000, '*', 'incident', ARGV[3], 'model', ARGV[5], 'version', 0, 'from', '', 'state', 'received', 'fence', 0)
-redis.call('XADD', KEYS[2], '*', 'incident', ARGV[3], 'model', ARGV[5], 'why', 'opened')
-remember('opened', ARGV[3]); settle()
-return {'opened', ARGV[3]}
+  'bytes', #ARGV[7], 'joinable', 1, 'opened', ARGV[8], 'updated', ms)
+redis.call('RPUSH', KEYS[4], ARGV[7]); redis.call('RPUSH', KEYS[5], ARGV[3])
+redis.call('ZADD', KEYS[7], ms, ARGV[2]); redis.call('ZADD', KEYS[8], 0, ARGV[2]); redis.call('ZADD', KEYS[9], ms, ARGV[2])
+redis.call('HINCRBY', KEYS[10], 'received', 1)
+redis.call('HSET', KEYS[6], field, ARGV[2])
+for i = 1, GROUPS do redis.call('SET', KEYS[12 + i], ARGV[2], 'PX', ARGV[13]) end -- none that is there could be joined
+redis.call('XADD', KEYS[11], 'MAXLEN', '~', 100000, '*', 'incident', ARGV[2], 'model', ARGV[4], 'version', 0, 'from', '', 'state', 'received', 'fence', 0)
+redis.call('XADD', KEYS[1], '*', 'incident', ARGV[2], 'model', ARGV[4], 'why', 'opened')
+remember('opened', ARGV[2])
+return {'opened', ARGV[2]}

@@ -3,8 +3,9 @@
 import importlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339, rfc3339
@@ -15,7 +16,7 @@ from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.runner import Worker
 from driftwarden.service.workflow.store import WorkflowStore
-from driftwarden.stream.intake import Intake, Rejection
+from driftwarden.stream.intake import Delivery, Intake, Rejection
 from driftwarden.telemetry import correlation
 
 log = logging.getLogger(__name__)
@@ -111,26 +112,36 @@ class ServiceProcess:
 
     def _take_in(self) -> None:
         while not self._stop.is_set():
-            for delivery in self._intake.read(INTAKE_BATCH, block_ms=1000):
-                self.admit(delivery.entry_id, delivery.event)
+            self.take(self._intake.read(INTAKE_BATCH, block_ms=1000))
 
-    def admit(self, entry_id: str, event: DriftEvent) -> None:
-        """Hand one event to the workflow: a drift opens or joins an incident, a performance report is measured.
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand events to the workflow in the order they came: drifts open or join incidents, reports are measured.
 
         A report of a model that is not watched is an incident that says so, as a drift of it is.
         """
-        with correlation(event.correlation_id):
-            if event.type == PERFORMANCE_TYPE and event.model in self._parts.settings.models:
-                # Measured first: what the report wakes must find the figure.
-                take_performance(self._parts, event)
-                self._store.record_performance(entry_id, event)
-                return
-            admission = self._store.admit(entry_id, event, now=rfc3339(self._parts.clock.now()))
-            log.info(
-                "event %s",
-                admission.kind,
-                extra={"incident": admission.incident, "model": event.model, "kind": event.kind},
-            )
+        for is_report, run in groupby(deliveries, key=lambda one: self._is_report(one.event)):
+            if is_report:
+                for one in run:
+                    with correlation(one.event.correlation_id):
+                        # Measured first: what the report wakes must find the figure.
+                        take_performance(self._parts, one.event)
+                        self._store.record_performance(one.entry_id, one.event)
+            else:
+                self._admit([*run])
+
+    def admit(self, entry_id: str, event: DriftEvent) -> None:
+        """Hand one event to the workflow."""
+        self.take([Delivery(entry_id, event)])
+
+    def _is_report(self, event: DriftEvent) -> bool:
+        return event.type == PERFORMANCE_TYPE and event.model in self._parts.settings.models
+
+    def _admit(self, deliveries: Sequence[Delivery]) -> None:
+        admissions = self._store.admit_many(deliveries, now=rfc3339(self._parts.clock.now()))
+        for one, admission in zip(deliveries, admissions, strict=True):
+            with correlation(one.event.correlation_id):
+                about = {"incident": admission.incident, "model": one.event.model, "kind": one.event.kind}
+                log.info("event %s", admission.kind, extra=about)
 
     def _watch(self, watch_policy: Callable[[], None]) -> None:
         while not self._stop.wait(POLICY_EVERY_S):

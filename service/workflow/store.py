@@ -3,7 +3,7 @@
 The truth is the hash of the incident; an entry of `activations` is only the handle by which somebody takes it up. Keys,
 all below the prefix (`driftwarden:`); times are Redis's own, in ms:
 
-    events                   stream, the intake; group `workers`
+    events                   stream, the intake; group `workers`; an entry is acknowledged after it was admitted
     dead-letters             stream (`driftwarden.stream.dead_letters`)
     activations              stream: incident, model, why; group `workers`; an entry is pending while its incident is leased
     transitions              stream for watchers (about the last 100,000): incident, model, version, from, state, fence
@@ -15,13 +15,16 @@ all below the prefix (`driftwarden:`); times are Redis's own, in ms:
                              entry (of the running activation), run (1 while leased), crashes, wake (1: activated while
                              leased), tok (of the last commit), atok (of the last claim), handed (fence of the last claim
                              that was handed back), done (1: finished), bytes (of its events), weighed (events dealt with),
-                             signals (last seq), reason, predecessor, successor
-    wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order
+                             signals (last seq), joinable (1: events of its groups may join), reason, predecessor,
+                             successor
+    wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order, each
+                             `<identity>|<model>` where that is not the incident's own model
     wf:<incident>:signals    hash token -> `<seq>|<JSON>`
     model:<model>            hash: active (incident that holds the model's slot), open:<environment> (incident that later
                              events join)
     model:<model>:queue      zset of incidents that wait for the slot, by time
     model:<model>:incidents  zset by time of opening;  model:<model>:verifying  set;  model:<model>:performance  list
+    group:<environment>:<name>   incident that events of this group join, whatever their model; expires
     seen:<identity>          `<kind>|<incident>|<entry>`, expires;  once:<token>  marks a signal that was left, expires
 
 An incident that is not finished is at any instant in `activations`, in `timers` or in its model's queue: a park or release
@@ -32,7 +35,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +43,10 @@ from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.contracts.event import DriftEvent
 from driftwarden.errors import Fenced, NotFound
 from driftwarden.sealing import Seal
+from driftwarden.service.workflow.admitting import Admitting, Groups
 from driftwarden.service.workflow.store_reader import IncidentReader
 from driftwarden.service.workflow.store_types import (
+    ID_LENGTHS,
     Admission,
     Claim,
     Disposition,
@@ -57,6 +62,7 @@ from driftwarden.service.workflow.store_types import (
 )
 from driftwarden.stream.client import RETRY_FOR_S
 from driftwarden.stream.group import Entry, Group
+from driftwarden.stream.intake import Delivery
 from driftwarden.stream.scripts import Arg, Scripts
 
 if TYPE_CHECKING:
@@ -65,13 +71,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUP = "workers"
-EVENTS_PER_INCIDENT_MAX = 500
-EVENT_BYTES_PER_INCIDENT_MAX = 16 * 1024 * 1024
 REPORTS_PER_MODEL_MAX = 1000
 BACKSTOP_S = 24 * 3600.0
 _ONCE_TTL_MS = 24 * 3600 * 1000
 _CONSUMER_IDLE_MS = 6 * 3600 * 1000
-_ID_LENGTHS = (12, 16, 24, 32)
+_ACKNOWLEDGED_AT_ONCE = 1000
 
 Args = list[Arg]
 __all__ = ["Admission", "Claim", "Disposition", "IncidentRecord", "Signal", "Transition", "WorkflowStore"]
@@ -86,6 +90,7 @@ class WorkflowStore(IncidentReader):
         *,
         prefix: str = "driftwarden:",
         identity_ttl_s: float = 30 * 24 * 3600.0,
+        group_window_s: float = 3600.0,
         crashes_max: int = 3,
         retry_for_s: float = RETRY_FOR_S,
         fail_point: Callable[[str], None] | None = None,
@@ -104,45 +109,37 @@ class WorkflowStore(IncidentReader):
         self._scripts = Scripts(
             client, "driftwarden.service.workflow", retry_for_s=retry_for_s, before=before, after=after
         )
+        self._admitting = Admitting(
+            self._scripts,
+            lambda model: self.keys,
+            identity_ttl_ms=self._identity_ttl_ms,
+            group_window_ms=int(group_window_s * 1000),
+        )
         self._next_sweep: dict[str, float] = {}
 
     # What comes in
 
-    def admit(self, entry_id: str, event: DriftEvent, *, now: str) -> Admission:
-        """Open an incident for a drift event, let it join its model's open one, or recognise it; settles the entry."""
-        k, identity, model = self.keys, identity_of(event.source, event.id), event.model
-        opened, length = "", 0
-        while True:
-            incident = f"inc-{identity[: _ID_LENGTHS[length]]}"
-            mine = [k.wf(incident), k.wf(incident, "events"), k.wf(incident, "keys")]
-            other = opened or incident
-            joins = [k.wf(other), k.wf(other, "events"), k.wf(other, "keys")]
-            indexes = [k.model(model), k.index, k.ids, k.model(model, "incidents"), k.counts, k.transitions]
-            about: Args = [
-                GROUP,
-                entry_id,
-                incident,
-                identity,
-                model,
-                event.data.environment,
-                event.correlation_id,
-            ]
-            limits: Args = [EVENTS_PER_INCIDENT_MAX, EVENT_BYTES_PER_INCIDENT_MAX]
-            kind, named = texts(
-                self._scripts.run(
-                    "admit",
-                    [k.intake, k.activations, k.seen(identity), *mine, *indexes, *joins],
-                    [*about, event.raw, now, self._identity_ttl_ms, opened, *limits],
-                )
-            )
-            if kind == "MOVED":
-                opened = named
-            elif kind == "COLLISION":
-                length += 1
-            elif kind in {"opened", "joined"}:
-                return Admission(kind, named)  # type: ignore[arg-type]
-            else:
-                return Admission("duplicate", named)
+    def admit(self, entry_id: str, event: DriftEvent, *, now: str, groups: Sequence[str] = ()) -> Admission:
+        """One event, as `admit_many`; `groups`: opaque names, by which events of several models share an incident."""
+        return self.admit_many([Delivery(entry_id, event)], now=now, groups=lambda event: groups)[0]
+
+    def admit_many(
+        self, deliveries: Sequence[Delivery], *, now: str, groups: Groups = lambda event: ()
+    ) -> list[Admission]:
+        """Open an incident for each drift event, let it join an open one (its model's, else one of its `groups`), or
+        recognise it, in the order they came; then acknowledge their entries together. What became of each, in turn.
+
+        A crash in between leaves entries that come again, have the same answer, and change nothing.
+        """
+        admissions = self._admitting.admit(deliveries, groups, now)
+        self.acknowledge([one.entry_id for one in deliveries])
+        return admissions
+
+    def acknowledge(self, entry_ids: Sequence[str]) -> None:
+        """Settle entries of the intake that were admitted."""
+        for first in range(0, len(entry_ids), _ACKNOWLEDGED_AT_ONCE):
+            batch = entry_ids[first : first + _ACKNOWLEDGED_AT_ONCE]
+            self._scripts.run("acknowledge", [self.keys.intake], [GROUP, *batch])
 
     def record_performance(self, entry_id: str, event: DriftEvent) -> Admission:
         """Keep a performance report and wake its model's incidents in `verifying`; opens none; settles the entry."""
@@ -150,9 +147,10 @@ class WorkflowStore(IncidentReader):
         reports, verifying = k.model(model, "performance"), k.model(model, "verifying")
         kind = self._scripts.run(
             "performance",
-            [k.intake, k.activations, k.seen(identity), reports, verifying],
-            [GROUP, entry_id, model, event.raw, self._identity_ttl_ms, REPORTS_PER_MODEL_MAX],
+            [k.activations, k.seen(identity), reports, verifying],
+            [entry_id, model, event.raw, self._identity_ttl_ms, REPORTS_PER_MODEL_MAX],
         ).decode()
+        self.acknowledge([entry_id])
         return Admission("performance" if kind == "performance" else "duplicate", "")
 
     def performance_reports(self, model: str, limit: int = REPORTS_PER_MODEL_MAX) -> tuple[str, ...]:
@@ -207,10 +205,14 @@ class WorkflowStore(IncidentReader):
         if self._scripts.run("heartbeat", [self.keys.activations, self.keys.wf(claim.incident)], about) != b"OK":
             raise Fenced(f"{claim.incident} was taken over")
 
-    def hand_back(self, claim: Claim) -> None:
-        """Give the lease up without a commit, so that another worker goes on at once; raises Fenced."""
-        about: Args = [GROUP, claim.entry, str(claim.fence), claim.incident, claim.model]
-        if self._scripts.run("hand_back", [self.keys.activations, self.keys.wf(claim.incident)], about) != b"OK":
+    def hand_back(self, claim: Claim, *, after_s: float = 0.0) -> None:
+        """Give the lease up without a commit: another worker goes on at once, or at the earliest `after_s` from now.
+
+        Raises Fenced.
+        """
+        about: Args = [GROUP, claim.entry, str(claim.fence), claim.incident, claim.model, int(after_s * 1000)]
+        keys = [self.keys.activations, self.keys.wf(claim.incident), self.keys.timers]
+        if self._scripts.run("hand_back", keys, about) != b"OK":
             raise Fenced(f"{claim.incident} was taken over")
 
     def commit(
@@ -268,7 +270,7 @@ class WorkflowStore(IncidentReader):
             if answer == "FENCED":
                 raise Fenced(f"{claim.incident} was taken over")
             length += answer == "COLLISION"
-            successor = f"inc-{reply[1].decode()[: _ID_LENGTHS[length]]}"
+            successor = f"inc-{reply[1].decode()[: ID_LENGTHS[length]]}"
         _, version, events, signals, followed_by = reply
         return replace(
             claim,
@@ -325,7 +327,7 @@ class WorkflowStore(IncidentReader):
             if reply[0] not in {b"UNSEEN", b"COLLISION"}:
                 break
             length += reply[0] == b"COLLISION"
-            successor = f"inc-{reply[1].decode()[: _ID_LENGTHS[length]]}"
+            successor = f"inc-{reply[1].decode()[: ID_LENGTHS[length]]}"
         if reply[0] != b"OK":
             return None
         about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}

@@ -14,6 +14,8 @@ from driftwarden.sealing import Seal
 JsonObject = dict[str, Any]
 Disposition = Literal["go", "park", "release", "finish"]
 
+ID_LENGTHS = (12, 16, 24, 32)  # hex digits of an incident's id: more where two events share the first
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -45,6 +47,14 @@ class Keys:
     def model(self, model: str, part: str = "") -> str:
         """A model's hash, or one of its parts (`queue`, `incidents`, `verifying`, `performance`)."""
         return f"{self.prefix}model:{model}" + (f":{part}" if part else "")
+
+    def group(self, environment: str, name: str) -> str:
+        """The incident that events with this name in common join."""
+        return f"{self.prefix}group:{environment}:{name}"
+
+    def incident_id(self, identity: str, digits: int) -> str:
+        """The id of the incident that the event of this identity opens."""
+        return f"inc-{identity[:digits]}"
 
     def seen(self, identity: str) -> str:
         """The memory of an event."""

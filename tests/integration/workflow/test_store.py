@@ -473,7 +473,7 @@ def test_a_worker_of_the_same_name_finds_what_it_left(client: Redis, store: Work
 
 def test_a_full_incident_is_joined_no_more(store: WorkflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Storage is capped, and nothing is lost: the next event opens another incident."""
-    monkeypatch.setattr("driftwarden.service.workflow.store.EVENTS_PER_INCIDENT_MAX", 2)
+    monkeypatch.setattr("driftwarden.service.workflow.admitting.EVENTS_PER_INCIDENT_MAX", 2)
     first = admit(store, drift(1))
     assert admit(store, drift(2)).incident == first.incident
     third = admit(store, drift(3))
@@ -551,7 +551,8 @@ def test_a_lost_reply_is_asked_again(client: Redis) -> None:
     store.pump_timers()
     store.hand_back(claim(store))
     assert len(claim(store).signals) == 1
-    scripts = ("admit", "performance", "acquire", "heartbeat", "commit", "wake", "timers", "hand_back")
+    taking_in = ("admit", "acknowledge", "performance")
+    scripts = (*taking_in, "acquire", "heartbeat", "commit", "wake", "timers", "hand_back")
     assert lost == {f"after:{name}" for name in scripts}
 
 

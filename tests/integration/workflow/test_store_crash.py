@@ -49,11 +49,12 @@ def work(url: str, name: str, at: Callable[[str], None]) -> None:
     store = WorkflowStore(client, crashes_max=10, fail_point=at)
     intake = Intake(client, name, reclaim_after_ms=0, before_burial=lambda rejection: at("before:burial"))
     while True:
-        for delivery in intake.read(10):
-            if delivery.event.kind == "performance":
-                store.record_performance(delivery.entry_id, delivery.event)
-            else:
-                store.admit(delivery.entry_id, delivery.event, now=rfc3339(SystemClock().now()))
+        deliveries = intake.read(10)
+        drifts = [one for one in deliveries if one.event.kind != "performance"]
+        store.admit_many(drifts, now=rfc3339(SystemClock().now()))
+        for one in deliveries:
+            if one not in drifts:
+                store.record_performance(one.entry_id, one.event)
         store.pump_timers(ahead_s=100)
         held = store.claim(name, block_ms=0, lease_ms=LEASE_MS)
         if held is None:
