@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from driftwarden import telemetry
 from driftwarden.agents import prompts
-from driftwarden.agents.models import OFFLINE, OLLAMA_URL, ModelSettings
+from driftwarden.agents.models import OFFLINE, OLLAMA_URL, ModelAway, ModelSettings, ModelUseless
 from driftwarden.contracts.findings import Advice, AgentStep
 from driftwarden.contracts.ports import CaseFile, KnowledgeReader
-from driftwarden.errors import Error, GiveUp, Retry, shorten
+from driftwarden.errors import Away, Error, shorten
+from driftwarden.resilience import Breaker
 from driftwarden.settings import AgentSettings
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class AdkAdvisor:
 
     `model`: `offline`, `gemini-<name>` (needs `google_api_key`) or `ollama/<name>`; a wrong one raises BadInput here.
     An answer that cannot be used is asked for once more; a remote model that still fails, or is away, is replaced by
-    the offline reasoner for this incident (`settings.fallback_offline`), and `Advice.model` says so. Safe to call from
+    the offline reasoner for this incident (`settings.fallback_offline`), and `Advice.model` says so. One that failed
+    several times in a row is not asked for a while (`breaker`). Safe to call from
     several threads at once, each with a case of its own.
     """
 
@@ -45,8 +47,12 @@ class AdkAdvisor:
         gemini_url: str | None = None,
         request_timeout_s: float = 60.0,
         capture_content: bool = True,
+        breaker: Breaker | None = None,
     ) -> None:
-        """Check the model's name and key; nothing is connected yet. `request_timeout_s` bounds one request to a model."""
+        """Check the model's name and key; nothing is connected yet. `request_timeout_s` bounds one request to a model.
+
+        `breaker` None: one of its own.
+        """
         self.settings = settings or AgentSettings()
         self.model = ModelSettings(
             name=model,
@@ -55,6 +61,7 @@ class AdkAdvisor:
             gemini_url=gemini_url,
             request_timeout_s=min(request_timeout_s, self.settings.timeout_s),
         )
+        self._breaker = breaker or Breaker("the agents' model")
         self._tracing = tracing
         self._capture_content = capture_content
         telemetry.quiet_libraries()
@@ -62,8 +69,8 @@ class AdkAdvisor:
     def advise(self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str) -> Advice:
         """Find the cause and plan remedies.
 
-        Raises Retry (the model is away, or everything took longer than `settings.timeout_s`) or GiveUp (no valid
-        answer); what the case itself raises passes through.
+        Raises Retry (the model is away, or everything took longer than `settings.timeout_s`; Away where it is not even
+        asked) or GiveUp (no valid answer); what the case itself raises passes through.
         """
         with telemetry.correlation(correlation_id, incident), self._span(correlation_id, incident) as observation:
             executor = ThreadPoolExecutor(1, thread_name_prefix="driftwarden-case")
@@ -96,17 +103,32 @@ class AdkAdvisor:
 
         toolbox = Toolbox(case, knowledge, executor)
         task = _task_of(case, incident)
+        if not self.model.remote:
+            return _advice(self._run(self.model, toolbox, task, incident), self.model.name, ())
         try:
-            result = self._run(self.model, toolbox, task, incident)
-            return _advice(result, self.model.name, ())
-        except (Retry, GiveUp) as error:
-            if not (self.model.remote and self.settings.fallback_offline):
-                raise
+            return self._asked(toolbox, task, incident)
+        except (ModelAway, ModelUseless, _NotAsked) as error:
             reason = error.diagnostics()
+            if not self.settings.fallback_offline:
+                raise
         _log.warning("the offline reasoner stands in", extra={"model": self.model.name, "reason": reason})
         fallback = AgentStep(agent="coordinator", kind="fallback", name=OFFLINE, summary=shorten(reason, 300))
         result = self._run(ModelSettings(), toolbox, task, incident)
         return _advice(result, f"{OFFLINE} (instead of {self.model.name})", (fallback,))
+
+    def _asked(self, toolbox: Any, task: str, incident: str) -> Advice:
+        """What the remote model says. A fault of the case is not the model's: its breaker hears nothing of it."""
+        try:
+            self._breaker.admit()
+        except Away as away:
+            raise _NotAsked(away.dependency, away.reason, again_s=away.again_s) from None
+        try:
+            result = self._run(self.model, toolbox, task, incident)
+        except (ModelAway, ModelUseless) as error:
+            self._breaker.failed(error.diagnostics())
+            raise
+        self._breaker.succeeded()
+        return _advice(result, self.model.name, ())
 
     def _run(self, model: ModelSettings, toolbox: Any, task: str, incident: str) -> "RunResult":
         """Run the agents; an answer that cannot be used is asked for once more within the same time."""
@@ -127,15 +149,19 @@ class AdkAdvisor:
                 _log.info("an answer of the agents' model cannot be used", extra={"attempt": attempt, "reason": reason})
             except ENDLESS:
                 calls = self.settings.llm_calls_max
-                raise GiveUp(f"the agents' model `{model.name}` came to no answer within {calls} calls") from None
+                raise ModelUseless(f"the agents' model `{model.name}` came to no answer within {calls} calls") from None
             except Error:
                 raise
             except TimeoutError:
                 late = model.request_timeout_s if deadline.left_s() > 0 else self.settings.timeout_s
-                raise Retry(f"the agents' model `{model.name}` did not answer within {late:g} s") from None
+                raise ModelAway(f"the agents' model `{model.name}` did not answer within {late:g} s") from None
             except Exception as error:
                 raise _model_failure(model, error) from error
-        raise GiveUp(f"the agents' model `{model.name}` gave no valid answer in {_TRIES_INVALID} tries: {reason}")
+        raise ModelUseless(f"the agents' model `{model.name}` gave no valid answer in {_TRIES_INVALID} tries: {reason}")
+
+
+class _NotAsked(Away):
+    """The remote model failed too often of late: it is left alone for a while."""
 
 
 class _Deadline:
@@ -175,8 +201,8 @@ def _model_failure(model: ModelSettings, error: Exception) -> Error:
     words = telemetry.redact_text(shorten(f"{type(error).__name__}: {error}", 200))
     message = f"the agents' model `{model.name}` failed: {words}"
     if isinstance(status, int) and 400 <= status < 500 and status not in {408, 429}:
-        return GiveUp(message)
-    return Retry(message) if model.remote else GiveUp(message)
+        return ModelUseless(message)
+    return ModelAway(message) if model.remote else ModelUseless(message)
 
 
 def _loop(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -4,10 +4,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from driftwarden import telemetry
-from driftwarden.errors import BadInput, shorten
+from driftwarden.errors import BadInput, GiveUp, Retry, shorten
 
 OFFLINE = "offline"
 OLLAMA_URL = "http://localhost:11434"
+
+
+class ModelAway(Retry):
+    """The model did not answer, or not in time; it may later."""
+
+
+class ModelUseless(GiveUp):
+    """The model refuses, or gives no answer that can be used."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -12,13 +13,15 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from driftwarden.contracts.ports import JsonObject, KnowledgeHit, PastIncident, RecordStore
-from driftwarden.errors import BadInput, GiveUp, Retry
+from driftwarden.errors import BadInput, Error, GiveUp, Retry
 from driftwarden.knowledge.base import LIMIT_MAX, ChromaKnowledge, KnowledgeBase, checked, put_incident
 from driftwarden.knowledge.owner import REQUEST_BYTES_MAX, FolderLock, OwnerServer, told_socket
 from driftwarden.knowledge.passages import Kind, incident_of
 from driftwarden.knowledge.texts import SEARCH_CHARS_MAX, bounded
+from driftwarden.resilience import Breaker
 from driftwarden.strict import loads_json
 
+log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -37,6 +40,75 @@ def connect_knowledge(
     if chroma_url:
         return ChromaKnowledge(chroma_url, records)
     return SharedKnowledge(state_folder / "knowledge", records, timeout_s=timeout_s)
+
+
+class PatientKnowledge:
+    """A knowledge base that may be away when the service starts, and come and go; thread-safe, each call bounded.
+
+    What is to be remembered is written to the records in any case. While it is away nobody asks it (`breaker`); when it is
+    back it is opened anew, which brings its index in line with the records.
+    """
+
+    def __init__(
+        self, state_folder: Path, records: RecordStore, chroma_url: str | None = None, *, breaker: Breaker
+    ) -> None:
+        """Open it where it can be had now; raises BadInput (the URL) only."""
+        self._folder, self._records, self._url, self._breaker = state_folder, records, chroma_url, breaker
+        self._mutex = threading.Lock()
+        self._base: KnowledgeBase | None = None
+        self._closed = False
+        try:
+            with breaker.call():
+                self._opened()
+        except Retry as error:
+            log.warning("%s", error.diagnostics())
+
+    def search(
+        self, text: str, *, kind: Kind | None = None, root_cause: str | None = None, limit: int = 5
+    ) -> tuple[KnowledgeHit, ...]:
+        """As `ChromaKnowledge.search`; raises Away."""
+        return self._ask(lambda base: base.search(text, kind=kind, root_cause=root_cause, limit=limit))
+
+    def record_incident(self, incident: PastIncident) -> None:
+        """As `ChromaKnowledge.record_incident`; raises Away, the incident being in the records by then."""
+        put_incident(self._records, incident)
+        self._ask(lambda base: base.record_incident(incident))
+
+    def close(self) -> None:
+        """Let go of it."""
+        with self._mutex:
+            self._closed = True
+            base, self._base = self._base, None
+        if base is not None:
+            base.close()
+
+    def _ask(self, question: Callable[[KnowledgeBase], Answer]) -> Answer:
+        with self._breaker.call():
+            base = self._opened()
+            try:
+                return question(base)
+            except Retry:
+                if self._url is not None:
+                    self._drop(base)
+                raise
+
+    def _opened(self) -> KnowledgeBase:
+        with self._mutex:
+            if self._closed:
+                raise GiveUp("the knowledge base was closed")
+            if self._base is None:
+                self._base = connect_knowledge(self._folder, self._records, self._url)
+            return self._base
+
+    def _drop(self, base: KnowledgeBase) -> None:
+        with self._mutex:
+            if self._base is not base:
+                return
+            self._base = None
+        try:
+            base.close()
+        except Error as error:
+            log.warning("%s", error.diagnostics())
 
 
 class SharedKnowledge:
