@@ -30,7 +30,10 @@ class Alternative(Value):
 
 
 class Finding(Value):
-    """Why it drifted. `confidence` comes from measurements; `claimed_confidence` (a model's own word) can only lower it."""
+    """Why it drifted. `confidence` comes from measurements; `claimed_confidence` (a model's own word) can only lower it.
+
+    `degraded`: what was away when it was found, in words; `confidence_factor`: by which confidence was lowered for it.
+    """
 
     root_cause: RootCause
     columns: tuple[str, ...] = ()
@@ -40,6 +43,8 @@ class Finding(Value):
     evidence: tuple[Evidence, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     citations: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
+    confidence_factor: Share = 1.0
 
 
 class Candidate(Value):

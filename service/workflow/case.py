@@ -102,6 +102,8 @@ class LiveCase:
                 memory_bytes=self._parts.settings.rehearsal.memory_mib * 1024 * 1024,
             )
         except (BadInput, Error) as error:
+            # Raises Away where it is the registry that is missing: that is waited for, and not investigated without.
+            self._parts.registry.champion(self._model)
             log.warning("measurements: %s", error.diagnostics())
             self.unreadable = error.diagnostics()
             return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
