@@ -15,8 +15,8 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,9 +51,18 @@ class MlflowRegistry:
     Every method raises Retry where the server or database is away, GiveUp where it refuses.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: str | Path) -> None:
-        """Nothing is opened yet; `artifact_root` is where training runs put their files."""
-        self.tracking_uri, self.artifact_root = tracking_uri, str(artifact_root)
+    def __init__(
+        self,
+        tracking_uri: str,
+        artifact_root: str | Path,
+        *,
+        guard: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """Nothing is opened yet; `artifact_root` is where training runs put their files.
+
+        Each question to the server is asked within a `guard` (a breaker's `call`), which sees its errors as ours.
+        """
+        self.tracking_uri, self.artifact_root, self._guard = tracking_uri, str(artifact_root), guard
         self._lock = threading.RLock()
         self._client_or_none: Any = None
 
@@ -209,10 +218,11 @@ class MlflowRegistry:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # mlflow has no other switch, and reads it when it is imported
         from mlflow.exceptions import MlflowException
 
-        try:
-            yield self._client()
-        except MlflowException as error:
-            raise _translated(error) from error
+        with self._guard():
+            try:
+                yield self._client()
+            except MlflowException as error:
+                raise _translated(error) from error
 
     def _client(self) -> Any:
         with self._lock:

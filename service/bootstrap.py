@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import Clock, SystemClock
 from driftwarden.errors import Error
+from driftwarden.resilience import Breakers
 from driftwarden.service.auditing import keep_audit, open_audit, process_name
 from driftwarden.service.state_key import check_seal, open_seal
 from driftwarden.settings import Settings, load_settings
@@ -40,6 +41,9 @@ TELEMETRY_OFF = {
     "ANONYMIZED_TELEMETRY": "False",
     "CHROMA_TELEMETRY": "False",
 }
+
+# A registry that is away is found out soon, and waited for by us: each request is bounded, and repeated once.
+REGISTRY_BOUNDS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 # Imported once by the fork server, so that each sandboxed call starts warm.
 SANDBOX_PRELOAD = (
@@ -72,6 +76,8 @@ SANDBOX_PRELOAD = (
 def read_settings() -> Settings:
     """Settings of this process, secrets known to the redaction, libraries' telemetry off."""
     os.environ.update(TELEMETRY_OFF)
+    for name, bound in REGISTRY_BOUNDS.items():
+        os.environ.setdefault(name, bound)
     settings = load_settings()
     for secret in (settings.google_api_key, settings.langfuse_secret_key, settings.redis.url):
         register_secret(secret.get_secret_value() if secret else None)
@@ -239,7 +245,10 @@ def open_service(
     from driftwarden.actions.catalogue import build_actions
     from driftwarden.actions.registry import MlflowRegistry
     from driftwarden.actions.state import RedisStateStore
+    from driftwarden.agents import AdkAdvisor
     from driftwarden.contracts.ports import Actor
+    from driftwarden.knowledge import RedisRecordStore
+    from driftwarden.knowledge.connect import PatientKnowledge
     from driftwarden.pipelines.quiet import LOGGING_VARIABLE, quiet
     from driftwarden.pipelines.runner import KedroTrainer
     from driftwarden.sandbox import ProcessSandbox, SandboxLimits
@@ -283,9 +292,11 @@ def open_service(
         )
         stack.callback(sandbox.close)
         sandbox.warm()
-        knowledge = _knowledge(settings, client)
+        breakers = Breakers(settings.service.breakers, clock)
+        records = RedisRecordStore(client, f"{prefix}knowledge")
+        knowledge = PatientKnowledge(settings.home, records, settings.chroma.url, breaker=breakers.chroma)
         stack.callback(knowledge.close)
-        registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+        registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root, guard=breakers.mlflow.call)
         comparer = SandboxComparer(sandbox, settings)
         seal = open_seal(settings)
         check_seal(client, prefix, seal)
@@ -306,6 +317,7 @@ def open_service(
         agreement = PolicyAgreement(client, prefix, process_name(unique=True), holder)
         agreement.announce()
         stack.callback(_leave, agreement)
+        key = settings.google_api_key
         parts = Parts(
             settings=settings,
             clock=clock,
@@ -320,13 +332,20 @@ def open_service(
             halts=Halts(client, prefix, settings.home, clock),
             approvals=Approvals(client, prefix, clock),
             metrics=MetricHistory(client, prefix, seal),
-            advisor=_advisor(settings, tracing),
+            advisor=AdkAdvisor(
+                settings.model,
+                settings=settings.agents,
+                google_api_key=key.get_secret_value() if key else None,
+                tracing=tracing,
+                breaker=breakers.model,
+            ),
             knowledge=knowledge,
             sandbox=sandbox,
             comparer=comparer,
             notifier=notifier,
             span=tracing.span,
             require_agreement=agreement.require,
+            breakers=breakers,
         )
         yield Service(
             settings=settings,
@@ -359,18 +378,6 @@ def _leave(agreement: "PolicyAgreement") -> None:
         agreement.leave()
     except Error as error:  # its word dies by itself
         log.warning("not signed off: %s", error.diagnostics())
-
-
-def _advisor(settings: Settings, tracing: "Tracing") -> Any:
-    from driftwarden.agents import AdkAdvisor
-
-    key = settings.google_api_key
-    return AdkAdvisor(
-        settings.model,
-        settings=settings.agents,
-        google_api_key=key.get_secret_value() if key else None,
-        tracing=tracing,
-    )
 
 
 def trace_url(settings: Settings, correlation_id: str) -> str | None:

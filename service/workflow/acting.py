@@ -56,6 +56,8 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"a person must look: {error.diagnostics()}")
     except (Refused, GiveUp) as error:
+        # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back.
+        parts.registry.champion(request.model)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
     return _done(parts, incident, request, result)

@@ -22,6 +22,7 @@ from driftwarden.contracts.ports import (
     StateStore,
 )
 from driftwarden.errors import AskHuman
+from driftwarden.resilience import Breakers
 from driftwarden.service.workflow.approvals import Approvals
 from driftwarden.service.workflow.floor import AuditFloor
 from driftwarden.service.workflow.halts import Halts
@@ -130,6 +131,7 @@ class Parts:
     span: Span = field(default=_no_span)
     # Raises Disagreed while workers hold different policies, or that of `digest` is not in force. Default: one process.
     require_agreement: Callable[..., None] = field(default=_alone)
+    breakers: Breakers = field(default_factory=Breakers)
 
     def now_for(self, incident: Incident) -> str:
         """The moment of a decision about this incident (RFC 3339); an undo is decided when the harm is seen, not before."""

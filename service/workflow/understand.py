@@ -12,6 +12,7 @@ from driftwarden.contracts.findings import Candidate, Rehearsal
 from driftwarden.contracts.ports import Actor
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput, Error, GiveUp, NotFound
+from driftwarden.service.workflow.breakers import Consulted, degrade
 from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
@@ -87,11 +88,12 @@ def investigate(parts: Parts, incident: Incident) -> State:
     """triaged -> investigated: the agents read the case and say what they think; measurements are kept."""
     model = parts.settings.watched(incident.model)
     case = LiveCase(parts, incident, model)
-    advice = parts.advisor.advise(case, parts.knowledge, correlation_id=incident.correlation_id, incident=incident.id)
+    consulted, factor = Consulted(parts.knowledge), parts.settings.service.degraded.knowledge_factor
+    advice = parts.advisor.advise(case, consulted, correlation_id=incident.correlation_id, incident=incident.id)
     case.measure("performance")  # the impact is a fact of the decision, whether the agents asked for it or not
     incident.measures = case.measured()
-    incident.finding, incident.plan, incident.agents_model = advice.finding, advice.plan, advice.model
-    finding = advice.finding
+    finding = degrade(advice, consulted, parts.breakers.chroma, knowledge_factor=factor)
+    incident.finding, incident.plan, incident.agents_model = finding, advice.plan, advice.model
     investigator = Actor(kind="agent", id=f"investigator/{advice.model}")
     incident.audit["finding"] = parts.audit.append(
         "finding",
@@ -113,6 +115,8 @@ def investigate(parts: Parts, incident: Incident) -> State:
         f"{finding.root_cause}{columns} (confidence {finding.confidence:.2f}): {finding.summary}",
         investigator,
     )
+    for missing in finding.degraded:
+        incident.note(parts.clock, "finding", f"degraded: {missing}", SERVICE)
     _remember_window(parts, incident, model)
     for fault in case.faults:
         incident.note(parts.clock, "finding", f"the window's table: {fault}", SERVICE)
@@ -261,6 +265,7 @@ def _rehearsals(parts: Parts, incident: Incident, model: WatchedModel, to_try: l
             memory_bytes=bounds.memory_mib * 1024 * 1024,
         )
     except (BadInput, GiveUp) as error:
+        parts.registry.champion(model)  # raises Away where it is the registry that was missing: that is no verdict
         return [Rehearsal(candidate=one.id, status="failed", detail=error.diagnostics()) for one in to_try]
     incident.rehearsal_notes = incident.rehearsal_notes | {"holdout": answer["holdout"]}
     return [Rehearsal.model_validate(one) for one in answer["rehearsals"]]
@@ -291,6 +296,8 @@ def choose(incident: Incident, running: list[Candidate], win_min: float) -> tupl
         # Tried and failed, or never tried: nothing was measured, so nothing is known.
         rehearsal = rehearsed.get(chosen.id)
         measured = rehearsal.win_probability if rehearsal else None
+        if measured is not None:  # what was chosen among was found with less knowledge than usual
+            measured *= incident.finding.confidence_factor
     elif _is_remedy(incident.finding.root_cause, chosen.action):
         measured = incident.finding.confidence
     else:
