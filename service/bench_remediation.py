@@ -131,14 +131,14 @@ def _play_fixed(stage: "Stage") -> dict[str, Any]:
 
 
 def _play_one(stage: "Stage", window: Any) -> Seen:
-    from driftwarden.service.workflow.incident import Incident
+    from driftwarden.service.workflow.stored import load_incident
 
     played = stage.play(window)
     if played.event is None:
         return Seen(played)
     identity = {"source": played.event["source"], "id": played.event["id"]}
     for record in stage.service.store.list(limit=100_000):
-        incident = Incident.model_validate(record.doc) if record.doc else None
+        incident = load_incident(record.doc) if record.doc else None
         if incident is not None and any(identity.items() <= one.items() for one in incident.events):
             candidate = incident.candidate
             return Seen(

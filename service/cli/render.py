@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from driftwarden.errors import BadInput
 from driftwarden.service.cli.common import safe_text
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.stored import LaterVersion, load_incident
 from driftwarden.service.workflow.transitions import State
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def incident_of(record: "IncidentRecord") -> Incident:
     """The incident's document; one that no worker has touched yet is made up from its record."""
     if record.doc:
         try:
-            incident = Incident.model_validate(record.doc)
+            incident = load_incident(record.doc)
+        except LaterVersion as error:
+            expected = "a driftwarden as new as the one at work"
+            raise BadInput(f"incident {record.id}", got=error.diagnostics(), expected=expected) from None
         except ValidationError as error:
             field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
             expected = "a record of this version of driftwarden (another one is at work)"

@@ -11,6 +11,7 @@ from driftwarden.contracts.ports import Actor
 from driftwarden.service.workflow.transitions import State
 from driftwarden.strict import plain
 
+STORED_VERSION = 2  # the form of a stored document (driftwarden.service.workflow.stored)
 TIMELINE_MAX = 200
 HEARD_MAX = 100
 
@@ -102,8 +103,8 @@ class Incident(BaseModel):
         return next((one for one in self.rehearsals if one.candidate == self.chosen), None)
 
     def to_store(self) -> dict[str, Any]:
-        """JSON-able document for the store."""
-        return self.model_dump(mode="json")
+        """JSON-able document for the store (`stored.load_incident` reads it)."""
+        return {"stored_version": STORED_VERSION} | self.model_dump(mode="json")
 
 
 def list_view(incident: Incident) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from driftwarden.service.workflow.reminding import next_look
 from driftwarden.service.workflow.retries import AGREE_AGAIN_S, LoopPauses, away_s, is_last, pause_s, verdict
 from driftwarden.service.workflow.steps import advance_or_tell
 from driftwarden.service.workflow.store import Claim, Signal, WorkflowStore
+from driftwarden.service.workflow.stored import LaterVersion, load_incident
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
 from driftwarden.telemetry import correlation
 
 log = logging.getLogger(__name__)
 
 CRASH_LOOP = "crash-loop"
+LATER_VERSION_AGAIN_S = 15.0
 VERIFY_AGAIN_S = 300.0
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
 
@@ -111,7 +113,12 @@ class Worker:
             log.warning("not handed back: %s", error.diagnostics())
 
     def _walk(self, claim: Claim) -> None:
-        incident = self._incident(claim)
+        try:
+            incident = self._incident(claim)
+        except LaterVersion as error:
+            log.warning("left to a later version: %s", error.diagnostics(), extra={"incident": claim.incident})
+            self._store.hand_back(claim, after_s=LATER_VERSION_AGAIN_S)
+            return
         with correlation(incident.correlation_id, incident.id):
             if self._distrusted(claim, incident):
                 return
@@ -179,7 +186,7 @@ class Worker:
 
     def _incident(self, claim: Claim) -> Incident:
         if claim.doc and claim.genuine:
-            incident = Incident.model_validate(claim.doc)
+            incident = load_incident(claim.doc)
         else:
             event = parse_event(claim.events[0])
             now = rfc3339(self._parts.clock.now())

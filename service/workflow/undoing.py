@@ -13,6 +13,7 @@ from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import Refused
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.stored import load_incident
 from driftwarden.service.workflow.transitions import State
 
 VERSION_ACTIONS = frozenset(
@@ -113,7 +114,7 @@ def drop(incident: Incident) -> None:
 
 def _restore(incident: Incident) -> None:
     assert incident.undo_of is not None
-    earlier = Incident.model_validate(incident.to_store() | incident.undo_of["returns"])
+    earlier = load_incident(incident.to_store() | incident.undo_of["returns"])
     for name in _REPLACED:
         setattr(incident, name, getattr(earlier, name))
     incident.undo_of = None
