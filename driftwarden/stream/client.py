@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 _OPTIONS = {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
-_TRANSIENT_REPLIES = ("MISCONF", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM", "BUSY ")
+_TRANSIENT_REPLIES = ("NOGROUP", "MISCONF", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM", "BUSY ")
 
 
 def redact_url(url: str) -> str:

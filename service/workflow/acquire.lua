@@ -14,6 +14,8 @@ end
 local function granted(fence)
   return {'OK', fence, redis.call('HGETALL', KEYS[2]), redis.call('LRANGE', KEYS[8], 0, -1), redis.call('HGETALL', KEYS[7])}
 end
+-- settled while its reader slept: no handle any more, and whoever ran with it would be found by nobody if it died
+if #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return {'SETTLED'} end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local h = redis.call('HMGET', KEYS[2], 'state', 'done', 'lease', 'entry', 'run', 'crashes', 'atok', 'fence', 'weighed', 'done', 'environment')
 local active = redis.call('HGET', KEYS[3], 'active') or ''
