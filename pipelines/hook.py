@@ -4,6 +4,7 @@
     environment: production
     redis_url: null                 # default: DRIFTWARDEN_REDIS_URL, else the running embedded server's
     timeout_s: 60                   # the most that one data set, or one failure, may hold a run up
+    spool: {events: 1000, mib: 64, max_age: 7d}   # what is kept on this disk while Redis is away
     watch:
       scored_customers:             # a data set of the catalog
         model: churn
@@ -11,23 +12,29 @@
         target: churned             # also: prediction, time_column, metric, alpha
 
 A catalog entry's `metadata: {driftwarden: {...}}` says the same as an entry of `watch`. Nothing that goes wrong here
-reaches the user's pipeline: it is logged, and the run goes on. `DRIFTWARDEN_HOOK=off` silences it. This module imports
-nothing heavy; pandas, Evidently and redis come with the first watched data set.
+reaches the user's pipeline: it is logged, and the run goes on. An event is on disk before it is sent: what Redis did not
+take is sent by a later run, in order. `DRIFTWARDEN_HOOK=off` silences it. This module imports nothing heavy; pandas,
+Evidently and redis come with the first watched data set.
 """
 
 import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 from urllib.parse import urlsplit
 
 from kedro.framework.hooks import hook_impl
 
 from driftwarden import __version__
-from driftwarden.errors import BadInput, Error, shorten
+from driftwarden.errors import BadInput, Error, Retry, shorten
+
+if TYPE_CHECKING:
+    from driftwarden.stream.publisher import Publisher
+    from driftwarden.stream.spool import Spool, SpoolBounds
 
 JsonObject = dict[str, Any]
 P = ParamSpec("P")
@@ -35,10 +42,13 @@ P = ParamSpec("P")
 log = logging.getLogger("driftwarden.hook")
 
 TIMEOUT_S = 60.0
+SEND_S = 10.0  # the most that sending may hold a run up at one place
+ANSWER_S = 3.0
+AWAY_S = 30.0  # a Redis that did not answer is not asked again before
 ROWS_MAX = 20_000
 _OFF = {"off", "0", "false", "no"}
 _OPTIONS = {"model", "reference", "target", "prediction", "time_column", "metric", "alpha", "environment"}
-_SETTINGS = {"model", "environment", "redis_url", "timeout_s", "watch"}
+_SETTINGS = {"model", "environment", "redis_url", "timeout_s", "spool", "watch"}
 
 
 def _safe(hook: Callable[P, None]) -> Callable[P, None]:
@@ -69,12 +79,14 @@ class DriftwardenHooks:
         self._project = Path()
         self._catalog: Any = None
         self._done: set[str] = set()
+        self._bounds: SpoolBounds | None = None
+        self._away_until = 0.0
 
     @hook_impl
     @_safe
     def after_context_created(self, context: Any) -> None:
         """Read the project's `driftwarden.yml`; a project without one is left alone."""
-        self._settings, self._watched, self._files = {}, {}, {}
+        self._settings, self._watched, self._files, self._bounds = {}, {}, {}, None
         self._project = Path(context.project_path)
         settings = self._read(context.config_loader)
         unknown = sorted(set(settings) - _SETTINGS)
@@ -85,6 +97,10 @@ class DriftwardenHooks:
         if not isinstance(watch, dict):
             raise BadInput("watch", got=type(watch).__name__, expected="data sets by name", where="driftwarden.yml")
         self._settings = settings
+        if settings.get("spool") is not None:
+            from driftwarden.stream.spool import read_bounds
+
+            self._bounds = read_bounds(settings["spool"], where="driftwarden.yml")
         for name, entry in watch.items():
             self._watch(str(name), entry, "driftwarden.yml")
 
@@ -105,8 +121,15 @@ class DriftwardenHooks:
     @hook_impl
     @_safe
     def before_pipeline_run(self) -> None:
-        """Each watched data set is measured once a run."""
+        """Each watched data set is measured once a run; what earlier runs could not send goes first."""
         self._done = set()
+        self._flush()
+
+    @hook_impl
+    @_safe
+    def after_pipeline_run(self) -> None:
+        """Try once more what this run could not send."""
+        self._flush()
 
     @hook_impl
     @_safe
@@ -159,9 +182,13 @@ class DriftwardenHooks:
         self._done.add(name)
         self._bounded(functools.partial(self._measure, name, entry, data), f"data set {name}")
 
-    def _bounded(self, work: Callable[[], None], what: str) -> None:
+    def _flush(self) -> None:
+        if (self._settings or self._watched) and (self._spool().folder).is_dir():
+            self._bounded(self._send_spooled, "sending what waits in the spool", SEND_S)
+
+    def _bounded(self, work: Callable[[], None], what: str, limit_max: float = float("inf")) -> None:
         """Run to the end or to the time limit, whichever comes first; a thread that is late is left to die."""
-        limit = float(self._settings.get("timeout_s", TIMEOUT_S))
+        limit = min(float(self._settings.get("timeout_s", TIMEOUT_S)), limit_max)
         thread = threading.Thread(target=_safe(work), name=f"driftwarden {what}", daemon=True)
         thread.start()
         thread.join(limit)
@@ -228,25 +255,59 @@ class DriftwardenHooks:
         self._send(build_event(data, source=f"driftwarden/kedro/{self._project.name}/{what}"))
 
     def _send(self, event: JsonObject) -> None:
-        url = self._settings.get("redis_url") or os.environ.get("DRIFTWARDEN_REDIS_URL") or self._running()
-        if not url:
-            log.warning(
-                "driftwarden: a %s event of %s was not published: no Redis is configured or running",
-                event["data"]["kind"],
-                event["data"]["model"],
-            )
-            return
+        from driftwarden.stream.publisher import deliver
+
+        kind, model, spool = event["data"]["kind"], event["data"]["model"], self._spool()
+        done = deliver(event, spool, self._publisher, until=self._until())
+        self._remember(done.problem)
+        if done.kept:
+            reason = done.problem.diagnostics() if done.problem else "another process is sending what waits there"
+            log.warning("driftwarden: kept %s of %s in the spool, not published: %s", kind, model, reason)
+        else:
+            log.info("driftwarden: published %s of %s as %s", kind, model, done.entry or "part of what waited")
+
+    def _send_spooled(self) -> None:
+        from driftwarden.stream.publisher import send_spooled
+
+        sent = send_spooled(self._spool(), self._publisher, until=self._until())
+        self._remember(sent.problem)
+        if sent.entries:
+            log.info("driftwarden: published %d events that waited in the spool", len(sent.entries))
+        if sent.problem is not None:
+            log.warning("driftwarden: events wait in the spool: %s", sent.problem.diagnostics())
+
+    def _until(self) -> float:
+        """Until when to send: now, where Redis did not answer a moment ago."""
+        now = time.monotonic()
+        limit = min(float(self._settings.get("timeout_s", TIMEOUT_S)), SEND_S)
+        return now if now < self._away_until else now + limit
+
+    def _remember(self, problem: Error | None) -> None:
+        """After a fault, only the spool is asked for a while: many data sets do not wait one after the other."""
+        if problem is not None and time.monotonic() >= self._away_until:
+            self._away_until = time.monotonic() + AWAY_S
+
+    def _publisher(self) -> "Publisher":
         from driftwarden.stream.publisher import Publisher
 
-        with Publisher(str(url)) as publisher:
-            entry = publisher.publish(event)
-        log.info("driftwarden: published %s of %s as %s", event["data"]["kind"], event["data"]["model"], entry)
+        url = self._settings.get("redis_url") or os.environ.get("DRIFTWARDEN_REDIS_URL") or self._running()
+        if not url:
+            raise Retry("no Redis is configured or running")
+        return Publisher(str(url), timeout_s=ANSWER_S, retry_for_s=0)
+
+    def _spool(self) -> "Spool":
+        from driftwarden.stream.spool import Spool
+
+        return Spool(self._home(), self._bounds)
+
+    def _home(self) -> Path:
+        return Path(os.environ.get("DRIFTWARDEN_HOME") or self._project / ".driftwarden")
 
     def _running(self) -> str | None:
         """Address of the embedded server, where one runs for this project; a user's pipeline starts none."""
         from driftwarden.stream.embedded import running_url
 
-        return running_url(Path(os.environ.get("DRIFTWARDEN_HOME") or self._project / ".driftwarden"))
+        return running_url(self._home())
 
 
 hooks = DriftwardenHooks()

@@ -33,15 +33,16 @@ def redact_url(url: str) -> str:
     return re.sub(r"://([^/@:]*):[^@]*@", r"://\1:***@", url)
 
 
-def connect(url: str, *, check: bool = True) -> "Redis":
+def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> "Redis":
     """A thread-safe client that answers bytes, for the five kinds of address of contract §1.
 
     `redis+sentinel://[user:password@]host:26379,host2/service[/db]`, `redis+cluster://[user:password@]host:port,...`.
+    `timeout_s`: the most that a connection or an answer may take (default: 3 s and 5 s); shorter ones must not block.
     Raises BadInput (the address or the password is wrong), Retry (the server is away; `check` asks it at once).
     """
     parts = _split(url)
     with redis_errors(url):
-        client = _build(url, parts)
+        client = _build(url, parts, SOCKET_TIMEOUT_S if timeout_s is None else timeout_s)
         if check:
             client.ping()
     return client
@@ -75,7 +76,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _build(url: str, parts: SplitResult) -> "Redis":
+def _build(url: str, parts: SplitResult, timeout_s: float) -> "Redis":
     try:
         from redis import Redis
         from redis.backoff import NoBackoff
@@ -83,8 +84,8 @@ def _build(url: str, parts: SplitResult) -> "Redis":
     except ModuleNotFoundError:
         raise NotInstalled("service", "redis") from None
     common: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
         "protocol": 2,  # protocol 3 changes the shape of stream replies
         "max_connections": CONNECTIONS_MAX,
     }

@@ -74,6 +74,7 @@ def examine() -> list[Check]:
     for look in (
         _policy,
         _redis,
+        _spool,
         _state_key,
         _policy_in_force,
         _registry,
@@ -160,6 +161,27 @@ def _redis(settings: Settings) -> list[Check]:
         checks.append(
             Check("dead letters", "warning", f"{dead} events could not be read", "driftwarden dead-letters list")
         )
+    return checks
+
+
+def _spool(settings: Settings) -> list[Check]:
+    from driftwarden.stream.spool import Spool
+
+    spool = Spool(settings.home)
+    found = spool.waiting()
+    checks = [Check("spool", "ok", "no event waits for Redis")]
+    if found.events:
+        waits = "1 event waits" if found.events == 1 else f"{found.events} events wait"
+        mend = "driftwarden emit --spool (a service of this state folder sends them too)"
+        checks = [Check("spool", "warning", f"{waits} for Redis in {spool.folder}, since {found.since}", mend)]
+    if found.dropped:
+        counts = ", ".join(f"{why}: {count}" for why, count in sorted(found.dropped.items()))
+        mend = f"raise spool.events, spool.mib or spool.max_age in driftwarden.yml; then remove {spool.folder}/dropped.json"
+        detail = f"{sum(found.dropped.values())} events were never sent ({counts}), last at {found.last_dropped}"
+        checks.append(Check("spool losses", "warning", detail, mend))
+    if found.bad:
+        detail = f"{found.bad} files of {spool.folder} could not be read as events"
+        checks.append(Check("spool files", "warning", detail, "look at the files named *.bad, then remove them"))
     return checks
 
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import click
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, EventRejected, Retry
 from driftwarden.service.cli.common import (
+    AnswerIsNo,
     console,
     json_option,
     note,
@@ -26,37 +29,73 @@ FIELDS_SHOWN = ("at", "reason", "field", "got", "expected", "deliveries", "incid
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@click.option("--spool", is_flag=True, help="Publish what waits in this state folder's spool, instead of a FILE.")
 @json_option
-def emit(file: str, as_json: bool) -> None:
+def emit(file: str | None, spool: bool, as_json: bool) -> None:
     """Publish drift events from FILE (JSON, a list included, or JSON Lines; `-`: standard input) and print their ids.
 
-    Every event is checked before the first is published: a wrong one publishes nothing.
+    Every event is checked before the first is published: a wrong one publishes nothing. What waits in the spool goes
+    first. With --spool only that goes; exit code 1 where some of it still waits.
 
     \b
     Example:
       driftwarden emit drift.json
+      driftwarden emit --spool
     """
     from driftwarden.service.bootstrap import read_settings
-    from driftwarden.stream.publisher import Publisher
+    from driftwarden.service.outbox import open_publisher
+    from driftwarden.stream.publisher import send_in_order
+    from driftwarden.stream.spool import Spool
 
+    if spool == (file is not None):
+        raise BadInput("emit", got="both" if spool else "neither", expected="FILE or --spool")
+    if file is None:
+        _emit_spooled(as_json)
+        return
     events = _events(file)
     settings = read_settings()
-    url = settings.redis.url.get_secret_value() if settings.redis.url else None
     done = 0
-    with Publisher(url, settings.redis.prefix, state_folder=settings.home) as publisher:
+    with open_publisher(settings) as publisher:
         for event in events:
             try:
+                if not done:
+                    send_in_order(Spool(settings.home), publisher)
                 entry = publisher.publish(event.raw)
             except Retry as error:
                 raise Retry(f"{done} of {len(events)} events were published, then: {error.diagnostics()}") from None
             done += 1
-            if as_json:
-                identity = {"source": event.source, "id": event.id, "correlation_id": event.correlation_id}
-                print_json_lines([{"entry": entry, **identity}])
-            else:
-                sys.stdout.write(f"{entry} {safe_text(event.id)}\n")
+            _print_entry(event, entry, as_json)
     note(f"{done} event{'s' if done != 1 else ''} published")
+
+
+def _emit_spooled(as_json: bool) -> None:
+    from driftwarden.service.bootstrap import read_settings
+    from driftwarden.service.outbox import open_publisher
+    from driftwarden.stream.publisher import SPOOL_WAIT_S, send_spooled
+    from driftwarden.stream.spool import Spool
+
+    settings = read_settings()
+    spool = Spool(settings.home)
+    connect = partial(open_publisher, settings)
+    sent = send_spooled(
+        spool, connect, until=time.monotonic() + SPOOL_WAIT_S, told=partial(_print_entry, as_json=as_json)
+    )
+    left = spool.waiting()
+    note(f"{len(sent.entries)} event{'s' if len(sent.entries) != 1 else ''} published, {left.events} left in the spool")
+    if sent.problem is not None:
+        raise sent.problem
+    if left.events:
+        note(f"another process is sending what waits in {spool.folder}" if sent.busy else "events came meanwhile")
+        raise AnswerIsNo
+
+
+def _print_entry(event: DriftEvent, entry: str, as_json: bool) -> None:
+    if as_json:
+        identity = {"source": event.source, "id": event.id, "correlation_id": event.correlation_id}
+        print_json_lines([{"entry": entry, **identity}])
+    else:
+        sys.stdout.write(f"{entry} {safe_text(event.id)}\n")
 
 
 def _events(file: str) -> list[DriftEvent]:

@@ -157,6 +157,21 @@ def test_nothing_breaks_the_users_run(project: Path, settings: str, environ: dic
     assert (project / "data" / "scored.parquet").exists()
 
 
+def test_what_one_run_could_not_publish_the_next_one_does(project: Path, redis_url: str) -> None:
+    """Redis is away during the first run; the second has nothing to say of its own, and sends what waits."""
+    (project / "conf" / "base" / "driftwarden.yml").write_text(WATCH)
+    orders(1, shift=3).to_csv(project / "data" / "orders.csv", index=False)
+    kept = run(project, DRIFTWARDEN_REDIS_URL="redis://127.0.0.1:1/0")
+    assert kept.returncode == 0, kept.stderr
+    assert "kept data_drift of shop in the spool, not published" in kept.stdout + kept.stderr
+    assert len(list((project / ".driftwarden" / "spool").glob("*.json"))) == 1
+    orders(1).to_csv(project / "data" / "orders.csv", index=False)
+    done = run(project, DRIFTWARDEN_REDIS_URL=redis_url)
+    assert done.returncode == 0, done.stderr
+    assert [event.kind for event in published(redis_url)] == ["data_drift"]
+    assert list((project / ".driftwarden" / "spool").glob("*.json")) == []
+
+
 @pytest.mark.parametrize("off", [{}, {"DRIFTWARDEN_HOOK": "off"}])
 def test_a_project_without_configuration_and_the_services_own_runs_are_silent(
     project: Path, redis_url: str, off: dict[str, str]

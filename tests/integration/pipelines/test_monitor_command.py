@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from driftwarden.contracts.event import parse_event
+from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
 
@@ -37,6 +38,12 @@ def monitor(folder: Path, *arguments: str, **environ: str) -> "subprocess.Comple
     )
 
 
+def spooled(folder: Path) -> list[DriftEvent]:
+    """What waits in the state folder's spool, compact JSON as the command prints it indented."""
+    files = sorted((folder / "state" / "spool").glob("*.json"))
+    return [parse_event(json.dumps(json.loads(file.read_bytes()))) for file in files]
+
+
 def test_what_drifted_is_published_and_printed(folder: Path) -> None:
     """The event on the stream is the event that is printed."""
     with EmbeddedRedis.acquire(folder / "redis") as server:
@@ -49,6 +56,28 @@ def test_what_drifted_is_published_and_printed(folder: Path) -> None:
     assert json.loads(fields[b"event"]) == json.loads(done.stdout)
     assert parse_event(fields[b"event"]).kind == "data_drift"
     assert "published as" in done.stderr
+
+
+def test_while_redis_is_away_the_event_waits_in_the_spool(folder: Path) -> None:
+    """Kept is not published: exit code 1, and words; the next call publishes it first, or keeps nothing where told so."""
+    files = ("--reference", "reference.csv", "--current", "moved.csv", "--json")
+    kept = monitor(folder, *files, DRIFTWARDEN_REDIS_URL="redis://127.0.0.1:1")
+    assert kept.returncode == 1, kept.stderr
+    assert "kept in the spool, not published: redis is away" in kept.stderr
+    assert [one.raw for one in spooled(folder)] == [parse_event(json.dumps(json.loads(kept.stdout))).raw]
+    lost = monitor(folder, *files, "--no-spool", DRIFTWARDEN_REDIS_URL="redis://127.0.0.1:1")
+    assert lost.returncode == 1
+    assert "redis is away" in lost.stderr
+    assert len(spooled(folder)) == 1
+    with EmbeddedRedis.acquire(folder / "redis") as server:
+        done = monitor(folder, *files, DRIFTWARDEN_REDIS_URL=server.url)
+        assert done.returncode == 0, done.stderr
+        client = connect(server.url)
+        entries: Any = client.xrange("driftwarden:events")
+        client.close()
+    ids = [json.loads(one.stdout)["id"] for one in (kept, done)]
+    assert [parse_event(fields[b"event"]).id for _, fields in entries] == ids
+    assert spooled(folder) == []
 
 
 def test_no_emit_only_prints_the_event(folder: Path) -> None:
