@@ -64,15 +64,19 @@ class ServiceSettings(Value):
     """Workers, leases and bounds of one process.
 
     `state_key_file`: the key that seals what is kept in Redis, the same on every host that shares it (default: made on first
-    use below the state folder).
+    use below the state folder). `group_window`: how long after an incident opened events of other models with the same cause
+    upstream may join it.
     """
 
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
     identity_ttl: Duration = timedelta(days=30)
+    group_window: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=1)
     crashes_max: Annotated[int, Field(ge=1, le=100)] = 3
     tries_max: Annotated[int, Field(ge=1, le=100)] = 4
     state_key_file: Path | None = None
+    group_measured_max: Annotated[int, Field(ge=0, le=1000)] = 10
+    triage_fdr: Annotated[float, Field(gt=0, lt=1)] = 0.05
     approval_reminder: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(hours=1)
     stop_within: Annotated[Duration, Field(ge=timedelta(0), le=timedelta(days=1))] = timedelta(seconds=30)
     step_deadlines: StepDeadlines = StepDeadlines()

@@ -354,6 +354,7 @@ def open_service(
                 client,
                 prefix=prefix,
                 identity_ttl_s=settings.service.identity_ttl.total_seconds(),
+                group_window_s=settings.service.group_window.total_seconds(),
                 crashes_max=settings.service.crashes_max,
                 seal=seal,
             ),

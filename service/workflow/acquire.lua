@@ -1,7 +1,8 @@
 -- acquire: take the model's slot and the incident's lease; mint a fencing token
 -- KEYS: 1 activations 2 wf 3 model 4 queue 5 dead letters 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying
---       11 timers 12 wf:keys 13 index 14 ids 15 model index 16 successor wf 17 successor wf:events 18 successor wf:keys
--- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token, successor ('' none), now
+--       11 timers 12 wf:keys 13 index 14 ids 15 successor wf 16 successor wf:events 17 successor wf:keys 18 successor's model
+--       ; index of each model that the successor has events of
+-- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token, successor ('' none), now ; models of its events
 -- include: successor
 -- fence = max(last + 1, time in us): monotonic even where Redis restarts with writes lost
 -- XCLAIM here and elsewhere under pcall: where the group was destroyed, a new one hands every entry out again anyway
@@ -39,9 +40,10 @@ if h[5] == '1' then crashes = crashes + 1 end
 local looping, opened = crashes > tonumber(ARGV[7]), false
 if looping and h[10] ~= '1' then -- what joined and was never weighed must not end with it; its first event always does, or it would go on for ever
   local reply
-  reply, opened = open_successor({wf = KEYS[2], keys = KEYS[12], events = KEYS[8], next = KEYS[16], next_events = KEYS[17],
-    next_keys = KEYS[18], index = KEYS[13], ids = KEYS[14], model_index = KEYS[15], counts = KEYS[9], transitions = KEYS[6],
-    activations = KEYS[1]}, ARGV[4], ARGV[9], ARGV[5], math.max(1, tonumber(h[9] or 0)), ARGV[10])
+  reply, opened = open_successor({wf = KEYS[2], keys = KEYS[12], events = KEYS[8], next = KEYS[15], next_events = KEYS[16],
+    next_keys = KEYS[17], next_model = KEYS[18], indexes = {unpack(KEYS, 19)}, index = KEYS[13], ids = KEYS[14],
+    counts = KEYS[9], transitions = KEYS[6], activations = KEYS[1]}, ARGV[4], ARGV[5], ARGV[9], {unpack(ARGV, 11)},
+    math.max(1, tonumber(h[9] or 0)), ARGV[10])
   if reply then return reply end
 end
 if h[5] == '1' then redis.call('HSET', KEYS[2], 'crashes', crashes) end
@@ -63,11 +65,11 @@ if looping then
   redis.call('HINCRBY', KEYS[9], h[1], -1); redis.call('HINCRBY', KEYS[9], 'failed', 1)
   -- a new fence: a worker that was only slow must not commit any more; crashes start anew if an operator revives it
   redis.call('HSET', KEYS[2], 'state', 'failed', 'done', 1, 'run', 0, 'lease', 0, 'entry', '', 'owner', '', 'wake', 0, 'crashes', 0,
-    'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now)
+    'joinable', 0, 'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now)
   redis.call('DEL', KEYS[7]); redis.call('SREM', KEYS[10], ARGV[4]); redis.call('ZREM', KEYS[11], ARGV[4] .. '|' .. ARGV[5])
   local field = 'open:' .. (h[11] or '')
-  if opened then redis.call('HSET', KEYS[3], field, ARGV[9])
-  elseif redis.call('HGET', KEYS[3], field) == ARGV[4] then redis.call('HDEL', KEYS[3], field) end
+  if opened then open_to(KEYS[18], field, ARGV[4], ARGV[9]) end
+  if redis.call('HGET', KEYS[3], field) == ARGV[4] then redis.call('HDEL', KEYS[3], field) end
   drop(); hand_over()
   -- a worker has the last word: it closes the books
   local seq = redis.call('HINCRBY', KEYS[2], 'signals', 1)

@@ -52,6 +52,7 @@ from driftwarden.service.workflow.store_types import (
     Disposition,
     IncidentRecord,
     JsonObject,
+    Keys,
     Signal,
     Transition,
     claim_of,
@@ -240,7 +241,7 @@ class WorkflowStore(IncidentReader):
         """
         if due_s is None and disposition in {"park", "release"}:
             due_s = BACKSTOP_S
-        k, model, successor, length = self.keys, claim.model, "", 0
+        k, model, following = self.keys, claim.model, _Following(claim.model)
         last_signal = claim.signals[-1].seq if claim.signals else 0
         token = token or uuid.uuid4().hex
         content = json.dumps(doc, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -248,29 +249,28 @@ class WorkflowStore(IncidentReader):
         name = sealed_name(claim.incident, claim.version + 1, state)
         mac = self._seal.mac("incident", name, content) if self._seal else ""
         while True:
-            after = successor or claim.incident
             step: Args = [claim.incident, model, str(claim.fence), claim.version, token, state, disposition]
             when: Args = ["" if due_s is None else max(0, int(due_s * 1000)), claim.lease_ms, content]
             now = rfc3339(SystemClock().now())
             dealt = len(claim.events) if weighed is None else weighed
-            known: Args = [int(accepting), len(claim.events), last_signal, successor, now, dealt, mac, int(split)]
+            known: Args = [int(accepting), len(claim.events), last_signal, following.incident, now, dealt, mac]
+            whose: Args = [int(split), len(following.models), *following.models]
             reply = self._scripts.run(
                 "commit",
                 [
                     *[k.activations, k.wf(claim.incident), k.model(model), k.model(model, "queue"), k.timers],
                     *[k.transitions, k.wf(claim.incident, "signals"), k.wf(claim.incident, "events"), k.counts],
                     *[k.model(model, "verifying"), k.wf(claim.incident, "keys"), k.index, k.ids],
-                    *[k.model(model, "incidents"), k.wf(after), k.wf(after, "events"), k.wf(after, "keys")],
+                    *following.keys(k, claim.incident),
                 ],
-                [GROUP, claim.consumer, claim.entry, *step, *when, *known, *tokens],
+                [GROUP, claim.consumer, claim.entry, *step, *when, *known, *whose, *tokens],
             )
             answer = reply[0].decode()
             if answer == "OK":
                 break
             if answer == "FENCED":
                 raise Fenced(f"{claim.incident} was taken over")
-            length += answer == "COLLISION"
-            successor = f"inc-{reply[1].decode()[: ID_LENGTHS[length]]}"
+            following.learn(k, reply)
         _, version, events, signals, followed_by = reply
         return replace(
             claim,
@@ -310,9 +310,9 @@ class WorkflowStore(IncidentReader):
         self._next_sweep[consumer] = time.monotonic() + lease_ms / 3000
 
     def _acquire(self, entry: Entry, incident: str, model: str, consumer: str, lease_ms: int) -> Claim | None:
-        k, token, successor, length = self.keys, uuid.uuid4().hex, "", 0
+        k, token, following = self.keys, uuid.uuid4().hex, _Following(model)
+        asked: Args = [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, token]
         while True:
-            after = successor or incident
             now = rfc3339(SystemClock().now())
             reply = self._scripts.run(
                 "acquire",
@@ -320,15 +320,37 @@ class WorkflowStore(IncidentReader):
                     *[k.activations, k.wf(incident), k.model(model), k.model(model, "queue"), k.dead_letters],
                     *[k.transitions, k.wf(incident, "signals"), k.wf(incident, "events"), k.counts],
                     *[k.model(model, "verifying"), k.timers, k.wf(incident, "keys"), k.index, k.ids],
-                    *[k.model(model, "incidents"), k.wf(after), k.wf(after, "events"), k.wf(after, "keys")],
+                    *following.keys(k, incident),
                 ],
-                [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, token, successor, now],
+                [*asked, following.incident, now, *following.models],
             )
             if reply[0] not in {b"UNSEEN", b"COLLISION"}:
                 break
-            length += reply[0] == b"COLLISION"
-            successor = f"inc-{reply[1].decode()[: ID_LENGTHS[length]]}"
+            following.learn(k, reply)
         if reply[0] != b"OK":
             return None
         about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}
         return claim_of(incident, reply, self._seal, **about)
+
+
+class _Following:
+    """The successor that a script may have to open: nothing at first, then what its answer told of the events left over."""
+
+    def __init__(self, model: str) -> None:
+        """`model`: of the incident that ends."""
+        self._model, self._length = model, 0
+        self.incident = ""
+        self.models: tuple[str, ...] = ()
+
+    def keys(self, k: Keys, ending: str) -> list[str]:
+        """As `commit` and `acquire` expect them last; where no successor is known, keys of the ending one stand in."""
+        after, lead = self.incident or ending, self.models[0] if self.models else self._model
+        own = [k.wf(after), k.wf(after, "events"), k.wf(after, "keys"), k.model(lead)]
+        return own + [k.model(model, "incidents") for model in self.models]
+
+    def learn(self, k: Keys, reply: Sequence[bytes]) -> None:
+        """UNSEEN or COLLISION: the identity of the first event left over, and the models whose they are."""
+        kind, identity, *models = texts(reply)
+        self.models = tuple(models)
+        self._length += kind == "COLLISION"
+        self.incident = k.incident_id(identity, ID_LENGTHS[self._length])

@@ -97,9 +97,12 @@ def test_an_incident_that_is_full_in_the_middle_of_a_batch(client: Redis, monkey
     monkeypatch.setattr("driftwarden.service.workflow.admitting.EVENTS_PER_INCIDENT_MAX", 3)
     store = WorkflowStore(client)
     publish(client, *(("a", str(number)) for number in range(8)))
-    kinds = told(store, deliveries(client))
+    admissions = store.admit_many(deliveries(client), now=NOW)
+    kinds = [one.kind for one in admissions]
     assert kinds == ["opened", "joined", "joined", "opened", "joined", "joined", "opened", "joined"]
-    assert ids(store) == {"a": [str(number) for number in range(8)]}
+    incidents = [store.get(admissions[number].incident) for number in (0, 3, 6)]
+    found = [[json.loads(raw)["id"] for raw in one.events] for one in incidents]
+    assert found == [["0", "1", "2"], ["3", "4", "5"], ["6", "7"]]
 
 
 @pytest.mark.parametrize("limit", ["_CALLS_MAX", "_BYTES_MAX"])
