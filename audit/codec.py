@@ -71,6 +71,14 @@ def decode_canonical(line: bytes) -> Any:
     return _decode_fast(line) if FAST else _decode_slow(line)
 
 
+def is_canonical_object(data: bytes) -> bool:
+    """Whether `decode_canonical` takes these bytes and they are an object; what is wrong is not said."""
+    try:
+        return type(decode_canonical(data)) is dict
+    except NotCanonical:
+        return False
+
+
 def _decode_fast(line: bytes) -> Any:
     try:
         document = _decoder.decode(line)

@@ -113,10 +113,11 @@ def content_fault(document: Any) -> str | None:
         return "incident is neither null nor a string"
     if document["type"] not in _TYPES:
         return "type is not known"
-    return None if _exists(document["ts"]) else "ts is not a moment that exists"
+    return None if exists(document["ts"]) else "ts is not a moment that exists"
 
 
-def _exists(ts: Any) -> bool:
+def exists(ts: Any) -> bool:
+    """Whether a text is a moment in time."""
     try:
         datetime.fromisoformat(ts)
     except (TypeError, ValueError):
