@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("stats:stats", "Autonomy, response times, success, spend."),
     "doctor": ("doctor:doctor", "What is configured, reachable, and wrong, with the mend."),
     "down": ("events:down", "Stop what runs embedded."),
+    "backup": ("backup:backup", "Copy the state folder while the service runs."),
+    "restore": ("backup:restore", "Put a backup into an empty state folder."),
     "bench": ("bench:bench", "Measure: remediation, diagnosis, throughput, policy, audit."),
 }
 
