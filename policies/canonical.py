@@ -7,12 +7,19 @@ nesting without end) is refused.
 
 import hashlib
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
 from driftwarden.errors import BadInput
-from driftwarden.policies.numbers import AFTER_NUMBERS, PLAIN_MAX, number_text, string_text
+from driftwarden.policies.numbers import (
+    AFTER_NUMBERS,
+    PLAIN_FLOAT_MAX,
+    PLAIN_FLOAT_MIN,
+    PLAIN_MAX,
+    PLAIN_MIN,
+    number_text,
+    string_text,
+)
 
 _quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
 
@@ -24,7 +31,7 @@ def facts_digest(facts: Any) -> str:
     """
     parts: list[str] = []
     try:
-        _write(facts, parts.append)
+        _write(facts, parts)
     except RecursionError:
         raise BadInput("facts", got="nested too deeply", expected="at most some hundred levels") from None
     return "sha256:" + hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
@@ -45,52 +52,61 @@ def canonical_facts(facts: Any) -> Any:
     return facts if facts is None or kind in (bool, int, str) else str(facts)
 
 
-def _write(value: Any, add: Callable[[str], None]) -> None:
-    """Hand the text of a value over, piece by piece."""
+def _write(value: Any, parts: list[str]) -> None:
+    """Add the text of a value, piece by piece."""
     kind = type(value)
     if kind is str:
-        add(_quoted(string_text(value)))
+        parts.append(_quoted(string_text(value)))
     elif kind is float or kind is int or kind is Decimal:
-        add(f'"{number_text(value)}"')
+        parts.append(f'"{number_text(value)}"')
     elif kind is dict:
-        _write_object(value, add)
+        _write_object(value, parts)
     elif value is None:
-        add("null")
+        parts.append("null")
     elif kind is bool:
-        add("true" if value else "false")
+        parts.append("true" if value else "false")
     elif kind is list or kind is tuple:
-        add("[")
+        parts.append("[")
         for index, item in enumerate(value):
             if index:
-                add(",")
-            _write(item, add)
-        add("]")
+                parts.append(",")
+            _write(item, parts)
+        parts.append("]")
     else:
-        _write(canonical_facts(value), add)
+        _write(canonical_facts(value), parts)
 
 
-def _write_object(value: dict[Any, Any], add: Callable[[str], None]) -> None:
+def _write_object(value: dict[Any, Any], parts: list[str]) -> None:
     if not value:
-        add("{}")
+        parts.append("{}")
         return
     for key, name in _SHAPES[tuple(value)]:
         item = value[key]
         kind = type(item)
         if kind is str:  # nearly all leaves are of these kinds: without a call of `_write` for each
-            add(name + _quoted(item if item >= AFTER_NUMBERS else string_text(item)))
-        elif kind is int and -PLAIN_MAX < item < PLAIN_MAX:
-            add(f'{name}"{item}"')
-        elif kind is float or kind is int:
-            add(f'{name}"{number_text(item)}"')
+            parts.append(name)
+            parts.append(_quoted(item if item >= AFTER_NUMBERS else string_text(item)))
+        elif kind is int and PLAIN_MIN < item < PLAIN_MAX:
+            parts.append(f'{name}"{item}"')
+        elif kind is float:
+            if PLAIN_FLOAT_MIN <= item < PLAIN_FLOAT_MAX:
+                text = repr(item)
+                parts.append(f'{name}"{text}"' if text[-1] != "0" else f'{name}"{text[:-2]}"')
+            else:
+                parts.append(f'{name}"{number_text(item)}"')
         elif kind is dict:
-            add(name)
-            _write_object(item, add)
-        elif kind is bool:
-            add(name + "true" if item else name + "false")
+            parts.append(name)
+            _write_object(item, parts)
+        elif item is None:
+            parts.append(name + "null")
+        elif item is True:
+            parts.append(name + "true")
+        elif item is False:
+            parts.append(name + "false")
         else:
-            add(name)
-            _write(item, add)
-    add("}")
+            parts.append(name)
+            _write(item, parts)
+    parts.append("}")
 
 
 class _Shapes(dict[tuple[Any, ...], tuple[tuple[str, str], ...]]):

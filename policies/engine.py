@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import ApprovalTerms, Decision, RuleResult
@@ -18,11 +18,9 @@ from driftwarden.policies.record import change_body, document_of, recorded_timel
 from driftwarden.policies.rules import (
     FAIL,
     NOT_APPLICABLE,
-    PASS,
     Applies,
     Case,
     Rule,
-    Verdict,
     compile_match,
     enforcement_rule,
     halted_rule,
@@ -35,7 +33,6 @@ from driftwarden.policies.windows import Timeline, WindowClock
 from driftwarden.policies.zones import zone
 from driftwarden.strict import JsonObject, digest, load_yaml
 
-Effect = Literal["escalate", "monitor", "lifted"] | None
 # An exception never touches these (semantics 9).
 BEYOND_EXCEPTIONS: Final = frozenset({"tier", "halted", "enforcement"})
 # The last two rules of every policy: they turn execute into escalate, and leave monitor alone (semantics 5).
@@ -54,7 +51,8 @@ class Policy:
             (tier, compile_match(tier.match), _terms(tier)) for tier in document.tiers
         )
         self.rules: tuple[Rule, ...] = tuple(self._compile())
-        self._judges = tuple((rule, rule.judge) for rule in self.rules)
+        self._judges = tuple(rule.judge for rule in self.rules)
+        self._dry = document.enforcement == "dryRun"
         self._exceptions = _exceptions_by_rule(document.exceptions)
         derived = any(rule.fact in {"now.weekday", "now.date"} for rule in document.require)
         self._local_zone = document.time_zone if derived else None
@@ -117,48 +115,53 @@ class Policy:
         terms = self._find_tier(case)
         seen = seen_rules(facts.get("approval"), terms)
         results: list[RuleResult] = []
-        effects: dict[str, Effect] = {}
+        escalating: list[str] = []
+        monitoring: list[str] = []
         nothing: list[str] = []
-        for rule, judge in self._judges:
+        for judge in self._judges:
             result = judge(case)
-            verdict = result.verdict
-            if verdict != PASS and verdict != NOT_APPLICABLE:
-                result = self._weighed(rule, result, seen, case)
-                if result.verdict != NOT_APPLICABLE:
-                    effects[rule.id] = result.effect
-                    if rule.nothing_to_do and verdict == FAIL and result.effect == "monitor":
+            if result[2] is not None:  # its effect: it is a failure, or unknown
+                rule = self.rules[len(results)]
+                if seen or self._exceptions:
+                    result = self._reconsidered(rule, result, seen, case)
+                effect = result[2]
+                if effect == "escalate":
+                    escalating.append(rule.id)
+                elif effect == "monitor":
+                    monitoring.append(rule.id)
+                    if rule.nothing_to_do:
                         nothing.append(rule.id)
             results.append(result)
-        nothing_to_do = bool(nothing) or case.action == "none"
-        outcome = _outcome(effects, nothing=nothing_to_do)
-        if outcome is Outcome.MONITOR and not ACT_LAST.isdisjoint(
-            effects
-        ):  # halted and enforcement leave monitor alone
+        if nothing or case.action == "none":
+            outcome, decisive = Outcome.MONITOR, nothing
+        else:
+            outcome, decisive = _strictest(escalating, monitoring)
+        if outcome is Outcome.MONITOR and escalating and escalating[-1] in ACT_LAST:  # they leave monitor alone
             results[-2:] = [result._replace(effect=None) for result in results[-2:]]
-        decisive = nothing if nothing_to_do else [id for id, effect in effects.items() if effect == outcome]
-        dry = self.document.enforcement == "dryRun"
+        dry = self._dry
         return _decision(
-            outcome=Outcome.MONITOR if dry else outcome,
-            would_be=outcome if dry else None,
-            rules=tuple(results),
-            decisive=tuple(decisive),
-            approvals=terms,
-            policy_name=self.document.name,
-            policy_revision=self.document.revision,
-            policy_digest=self.digest,
-            facts_digest=facts_digest(facts),
+            {
+                "outcome": Outcome.MONITOR if dry else outcome,
+                "would_be": outcome if dry else None,
+                "rules": tuple(results),
+                "decisive": tuple(decisive),
+                "approvals": terms,
+                "policy_name": self.document.name,
+                "policy_revision": self.document.revision,
+                "policy_digest": self.digest,
+                "facts_digest": facts_digest(facts),
+            }
         )
 
-    def _weighed(self, rule: Rule, result: RuleResult, seen: frozenset[str], case: Case) -> RuleResult:
-        """A failure or an unknown with what it does to the outcome, or excused by an exception."""
+    def _reconsidered(self, rule: Rule, result: RuleResult, seen: frozenset[str], case: Case) -> RuleResult:
+        """A failure or an unknown, where an exception excuses it or an approval lifts it."""
         id, verdict, _, got, expected, message = result
         excuse = self._excuse(id, case) if verdict == FAIL else None
         if excuse is not None:
             return new_result(RuleResult, (id, NOT_APPLICABLE, None, got, expected, excuse))
-        effect = _effect(rule, verdict, seen, case)
-        if effect == "lifted":
-            message += ", lifted by the approval"
-        return new_result(RuleResult, (id, verdict, effect, got, expected, message))
+        if id in seen and rule.liftable and (id != "tier" or case.action is not None):
+            return new_result(RuleResult, (id, verdict, "lifted", got, expected, message + ", lifted by the approval"))
+        return result
 
     def _find_tier(self, case: Case) -> ApprovalTerms | None:
         for tier, applies, terms in self._tiers:
@@ -207,23 +210,11 @@ def _exceptions_by_rule(exceptions: Iterable[Exemption]) -> dict[str, list[tuple
     return by_rule
 
 
-def _effect(rule: Rule, verdict: Verdict, seen: frozenset[str], case: Case) -> Effect:
-    """What a rule that fails or is unknown does to the outcome."""
-    if rule.id in seen and rule.liftable and (rule.id != "tier" or case.action is not None):
-        return "lifted"
-    return rule.otherwise if verdict == FAIL else "escalate"
-
-
-def _outcome(effects: Mapping[str, Effect], *, nothing: bool) -> Outcome:
-    """The strictest effect; `nothing` to do stands above; `halted` and `enforcement` act last."""
-    if nothing:
-        return Outcome.MONITOR
-    others = [effect for id, effect in effects.items() if id not in ACT_LAST]
-    if "escalate" in others:
-        return Outcome.ESCALATE
-    if "monitor" in others:
-        return Outcome.MONITOR
-    return Outcome.EXECUTE if ACT_LAST.isdisjoint(effects) else Outcome.ESCALATE
+def _strictest(escalating: list[str], monitoring: list[str]) -> tuple[Outcome, list[str]]:
+    """The strictest outcome and the rules that decide it; `halted` and `enforcement`, the last of all rules, act last."""
+    if monitoring and (not escalating or escalating[0] in ACT_LAST):
+        return Outcome.MONITOR, monitoring
+    return (Outcome.ESCALATE if escalating else Outcome.EXECUTE), escalating
 
 
 # Values whose parts are right by construction are made without pydantic's checks, which cost more than the rules do.
@@ -231,7 +222,7 @@ _DECISION_FIELDS = set(Decision.model_fields)  # nothing adds to it
 _new, _set = object.__new__, object.__setattr__
 
 
-def _decision(**parts: Any) -> Decision:
+def _decision(parts: dict[str, Any]) -> Decision:
     decision = _new(Decision)
     _set(decision, "__dict__", parts)
     _set(decision, "__pydantic_fields_set__", _DECISION_FIELDS)

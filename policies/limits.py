@@ -7,7 +7,7 @@ from decimal import Decimal
 from driftwarden.contracts.decision import RuleResult
 from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
 from driftwarden.policies.facts import FACTS, getter
-from driftwarden.policies.numbers import number_reader, number_text
+from driftwarden.policies.numbers import Range, number_reader, number_text
 from driftwarden.policies.rules import (
     _HUNDRED,
     EXACT,
@@ -22,7 +22,7 @@ from driftwarden.policies.rules import (
     answers,
     compile_match,
     moment_text,
-    number_check,
+    range_check,
     shown,
 )
 from driftwarden.policies.windows import WindowClock
@@ -38,7 +38,6 @@ def limit_rules(limits: Limits) -> Iterator[Rule]:
         yield Rule(
             "cooldown",
             _cooldown_check(rule, "cooldown", subject),
-            rule.otherwise,
             subject,
             compile_match(rule.match),
             place=rule.place,
@@ -49,7 +48,6 @@ def limit_rules(limits: Limits) -> Iterator[Rule]:
         yield Rule(
             "circuit-breaker",
             _breaker_check(breaker, "circuit-breaker", subject),
-            breaker.otherwise,
             subject,
             compile_match(breaker.match),
             place=breaker.place,
@@ -64,8 +62,8 @@ def _cost_rules(limits: Limits) -> Iterator[Rule]:
     applies = compile_match(cost.match)
     if cost.per_action is not None:
         id, path = "cost-per-action", "plan.cost_usd"
-        check = _number_check(id, path, cost.per_action, f"at most {cost.per_action}", strict=False)
-        yield Rule(id, check, "escalate", path, applies, place=cost.place)
+        check = range_check(id, path, Range(high=cost.per_action), f"at most {cost.per_action}", "escalate")
+        yield Rule(id, check, path, applies, place=cost.place)
     for id, cap, path in (
         ("cost-per-day", cost.per_day, "state.spent_usd_today"),
         ("cost-per-model-per-day", cost.per_model_per_day, "state.spent_usd_today_model"),
@@ -73,7 +71,7 @@ def _cost_rules(limits: Limits) -> Iterator[Rule]:
         if cap is not None:
             subject = "what was spent today with this cost"
             check = _budget_check(path, cap, answers(id, subject, f"at most {cap}"))
-            yield Rule(id, check, "escalate", subject, applies, place=cost.place)
+            yield Rule(id, check, subject, applies, place=cost.place)
 
 
 def _rate_rules(limits: Limits) -> Iterator[Rule]:
@@ -87,8 +85,8 @@ def _rate_rules(limits: Limits) -> Iterator[Rule]:
     ):
         if limit is not None:
             expected = f"fewer than {limit.max} in {duration_text(limit.window)}"
-            check = _number_check(id, path, Decimal(limit.max), expected, strict=True)
-            yield Rule(id, check, rate.otherwise, path, applies, place=rate.place)
+            check = range_check(id, path, Range(high=Decimal(limit.max), below=True), expected, rate.otherwise)
+            yield Rule(id, check, path, applies, place=rate.place)
 
 
 def _concurrency_rules(limits: Limits) -> Iterator[Rule]:
@@ -101,8 +99,10 @@ def _concurrency_rules(limits: Limits) -> Iterator[Rule]:
         ("concurrency-global", busy.everywhere, "state.running_global"),
     ):
         if limit is not None:
-            check = _number_check(id, path, Decimal(limit), f"fewer than {limit} running", strict=True)
-            yield Rule(id, check, busy.otherwise, path, applies, liftable=False, place=busy.place)
+            check = range_check(
+                id, path, Range(high=Decimal(limit), below=True), f"fewer than {limit} running", busy.otherwise
+            )
+            yield Rule(id, check, path, applies, liftable=False, place=busy.place)
 
 
 def _radius_rules(limits: Limits) -> Iterator[Rule]:
@@ -116,13 +116,8 @@ def _radius_rules(limits: Limits) -> Iterator[Rule]:
         ("blast-radius-models", models, "plan.models_affected"),
     ):
         if limit is not None:
-            check = _number_check(id, path, limit, f"at most {limit}", strict=False)
-            yield Rule(id, check, radius.otherwise, path, applies, place=radius.place)
-
-
-def _number_check(id: str, path: str, limit: Decimal, expected: str, *, strict: bool) -> Check:
-    holds = (lambda value: value < limit) if strict else (lambda value: value <= limit)
-    return number_check(path, holds, answers(id, path, expected))
+            check = range_check(id, path, Range(high=limit), f"at most {limit}", radius.otherwise)
+            yield Rule(id, check, path, applies, place=radius.place)
 
 
 def _budget_check(path: str, cap: Decimal, answer: Answers) -> Check:
@@ -131,8 +126,9 @@ def _budget_check(path: str, cap: Decimal, answer: Answers) -> Check:
     add = EXACT.add
 
     def check(case: Case) -> RuleResult:
-        raw_spent, raw_cost = get_spent(case.facts), get_cost(case.facts)
-        (spent, _), (cost, _) = read_spent(raw_spent), read_cost(raw_cost)
+        facts = case.facts
+        raw_spent, raw_cost = get_spent(facts), get_cost(facts)
+        spent, cost = read_spent(raw_spent)[0], read_cost(raw_cost)[0]
         if spent is None or cost is None:
             return answer(UNKNOWN, shown(raw_spent if spent is None else raw_cost))
         total = add(spent, cost)
@@ -147,7 +143,9 @@ def _cooldown_check(rule: Cooldown, id: str, subject: str) -> Check:
     get_failed = getter("state.last_action_failed")
     usual = _seconds(rule.per_model)
     failed = usual if rule.after_failure is None else _seconds(rule.after_failure)
-    usually, after_failure = (answers(id, subject, f"at least {decimal_text(time)} s") for time in (usual, failed))
+    usually, after_failure = (
+        answers(id, subject, f"at least {decimal_text(time)} s", rule.otherwise) for time in (usual, failed)
+    )
     no_action_yet = usually(PASS, "null")  # known, and cool
     unsure = answers(id, subject, "whether the last action failed")
 
@@ -172,7 +170,8 @@ def _cooldown_check(rule: Cooldown, id: str, subject: str) -> Check:
 def _breaker_check(rule: CircuitBreaker, id: str, subject: str) -> Check:
     get_runs, get_failures = getter("state.recent_runs"), getter("state.recent_failures")
     read = number_reader(FACTS["state.recent_runs"])
-    answer = answers(id, subject, f"fewer than {rule.failure_percent} % failed of at least {rule.min_runs} runs")
+    expected = f"fewer than {rule.failure_percent} % failed of at least {rule.min_runs} runs"
+    answer = answers(id, subject, expected, rule.otherwise)
 
     def check(case: Case) -> RuleResult:
         raw_runs, raw_failures = get_runs(case.facts), get_failures(case.facts)
@@ -201,7 +200,7 @@ def window_rule(window: Window, clock: WindowClock) -> Rule:
             return answer(UNKNOWN, shown(_get_now(case.facts)))
         return answer(PASS if inside is wanted else FAIL, moment_text(case.moment))
 
-    return Rule(window.rule_id, check, "escalate", "now", compile_match(window.match), place=window.place)
+    return Rule(window.rule_id, check, "now", compile_match(window.match), place=window.place)
 
 
 def duration_text(duration: timedelta) -> str:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -19,8 +20,9 @@ _ADJUSTED_MIN: Final = -60
 _ADJUSTED_MAX: Final = 40
 _PLAIN_DIGITS_MAX: Final = 38  # beyond some forty places the shortest form has an exponent: the slow path writes it
 PLAIN_MAX: Final = 10**_PLAIN_DIGITS_MAX
-_PLAIN_FLOAT_MIN: Final = 1e-4  # between these two, Python writes a float without an exponent
-_PLAIN_FLOAT_MAX: Final = 1e15
+PLAIN_MIN: Final = -PLAIN_MAX
+PLAIN_FLOAT_MIN: Final = 1e-4  # between these two, Python writes a float without an exponent
+PLAIN_FLOAT_MAX: Final = 1e15
 _DIGITS: Final = frozenset("0123456789")
 AFTER_NUMBERS: Final = ":"  # no text from here on is a number: it sorts after `-` and all digits
 _ZERO: Final = Decimal(0)
@@ -48,25 +50,74 @@ def number(value: object) -> Decimal | None:
     return _within_bounds(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers from `low` to `high` (None: without end); `below`: `high` itself is none of them.
+
+    `ints` and `floats` say the same of plain ints and of floats, each read as its shortest decimal, without a decimal
+    being made. For floats: rounding never turns an order around, so a float beyond the nearest float of a bound is beyond
+    the bound itself; only of that nearest float its decimal must be asked, once.
+    """
+
+    low: Decimal | None = None
+    high: Decimal | None = None
+    below: bool = False
+
+    def holds(self, value: Decimal) -> bool:
+        """Is the number in the range?"""
+        if self.low is not None and value < self.low:
+            return False
+        return self.high is None or value < self.high or (value == self.high and not self.below)
+
+    def ints(self) -> tuple[int, int]:
+        """(first, last) of the integers below 10^38 in the range."""
+        first = PLAIN_MIN if self.low is None else math.ceil(self.low)
+        last = PLAIN_MAX if self.high is None else math.floor(self.high)
+        return first, last - 1 if self.below and last == self.high else last
+
+    def floats(self) -> tuple[float, float]:
+        """(first, last) of the floats whose shortest decimals are in the range."""
+        first, last = -math.inf, math.inf
+        if self.low is not None:
+            first = float(self.low)
+            first = first if Decimal(repr(first)) >= self.low else math.nextafter(first, math.inf)
+        if self.high is not None:
+            last = float(self.high)
+            shortest = Decimal(repr(last))
+            inside = shortest < self.high or (shortest == self.high and not self.below)
+            last = last if inside else math.nextafter(last, -math.inf)
+        return first, last
+
+
+def plain_ints(kind: Kind) -> tuple[int, int]:
+    """Ints from the first on and below the second are such facts, and written as they are; others may be."""
+    return PLAIN_MIN if kind.low is None else int(kind.low), PLAIN_MAX if kind.high is None else int(kind.high)
+
+
+def plain_floats(kind: Kind) -> tuple[float, float]:
+    """Floats from the first on and below the second are such facts, and written without an exponent; others may be."""
+    least, most = plain_ints(kind)
+    least_float = PLAIN_FLOAT_MAX if kind.whole else max(PLAIN_FLOAT_MIN, float(least))
+    return least_float, min(PLAIN_FLOAT_MAX, float(most))
+
+
 def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
     """A function that reads a number which this kind of fact can be: (the number or None, its shortest form)."""
     low, high, whole = kind.low, kind.high, kind.whole
-    least, most = -PLAIN_MAX if low is None else int(low), PLAIN_MAX if high is None else int(high)
-    # Between these a float is within the bounds and written without an exponent; a whole number's is left to the rest.
-    least_float = _PLAIN_FLOAT_MAX if whole else max(_PLAIN_FLOAT_MIN, float(least))
-    most_float = min(_PLAIN_FLOAT_MAX, float(most))
+    (least, most), (least_float, most_float) = plain_ints(kind), plain_floats(kind)
 
     def read(value: object) -> tuple[Decimal | None, str]:
         given = type(value)
         if given is float:
             if least_float <= value < most_float:  # type: ignore[operator]
                 text = repr(value)
-                if text[-2:] == ".0":
+                if text[-1] == "0":
                     text = text[:-2]
                 return Decimal(text), text
         elif given is int and least <= value < most:  # type: ignore[operator]
             return Decimal(value), str(value)  # type: ignore[arg-type]
-        found, text = answer = parsed(value)
+        plain = _plain_number(value) if given is str and len(value) <= _PLAIN_DIGITS_MAX else None  # type: ignore[arg-type]
+        found, text = answer = parsed(value) if plain is None else plain
         if found is None or (low is not None and found < low) or (high is not None and found > high):
             return None, text
         if whole and given is not int and found != found.to_integral_value():
@@ -80,13 +131,13 @@ def parsed(value: object) -> tuple[Decimal | None, str]:
     """(number or None, shortest form) of a fact; the form is empty where it is no number."""
     kind = type(value)
     if kind is float:
-        if _PLAIN_FLOAT_MIN <= value < _PLAIN_FLOAT_MAX:  # type: ignore[operator]
+        if PLAIN_FLOAT_MIN <= value < PLAIN_FLOAT_MAX:  # type: ignore[operator]
             text = repr(value)
-            if text[-2:] == ".0":
+            if text[-1] == "0":
                 text = text[:-2]
             return Decimal(text), text
     elif kind is int:
-        if -PLAIN_MAX < value < PLAIN_MAX:  # type: ignore[operator]
+        if PLAIN_MIN < value < PLAIN_MAX:  # type: ignore[operator]
             return Decimal(value), str(value)  # type: ignore[arg-type]
     elif kind is str and len(value) <= _PLAIN_DIGITS_MAX:  # type: ignore[arg-type]
         plain = _plain_number(value)
@@ -118,17 +169,16 @@ def _within_bounds(found: Decimal) -> Decimal | None:
 def number_text(value: float | Decimal) -> str:
     """The shortest decimal string of a number, or the name of what is not finite."""
     kind: type = type(value)
-    if kind is float:
-        if _PLAIN_FLOAT_MIN <= value < _PLAIN_FLOAT_MAX:
-            text = repr(value)
-            return text[:-2] if text[-2:] == ".0" else text
-    elif kind is int:
-        if -PLAIN_MAX < value < PLAIN_MAX:
-            return str(value)
-    elif kind is Decimal:
+    if kind is Decimal:
         text = str(value)
         if len(text) <= _PLAIN_DIGITS_MAX and "E" not in text and value.is_finite():  # type: ignore[union-attr]
             return _trimmed(text)
+    elif kind is float:
+        if PLAIN_FLOAT_MIN <= value < PLAIN_FLOAT_MAX:
+            text = repr(value)
+            return text if text[-1] != "0" else text[:-2]  # the shortest form ends in a zero as `.0` alone
+    elif kind is int and PLAIN_MIN < value < PLAIN_MAX:
+        return str(value)
     return _any_number_text(value)
 
 
@@ -156,5 +206,5 @@ def string_text(value: str) -> str:
 
 def _trimmed(value: str) -> str:
     """The shortest form of a plain number."""
-    shortest = value.rstrip("0").rstrip(".") if "." in value else value
+    shortest = value.rstrip("0").rstrip(".") if value[-1] == "0" and "." in value else value
     return "0" if shortest == "-0" else shortest

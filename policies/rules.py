@@ -1,7 +1,7 @@
-"""Rules as compiled closures: each looks at a case and answers with a result, whose effect is still open.
+"""Rules as compiled closures: each looks at a case and answers with a result, and the effect it has by itself.
 
 What can be known when a policy is loaded is made then: texts, and whole results where they are the same for all facts.
-Nothing here knows about outcomes; `engine` puts the results together.
+Nothing here knows about outcomes, exceptions and approvals; `engine` puts the results together.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ from driftwarden.policies.facts import (
     text_of,
 )
 from driftwarden.policies.globs import compile_globs
-from driftwarden.policies.numbers import number_reader, number_text
+from driftwarden.policies.numbers import Range, number_reader, number_text, plain_floats, plain_ints
 from driftwarden.policies.zones import zone
 
 Verdict = Literal["pass", "fail", "unknown", "not_applicable"]
@@ -59,12 +59,12 @@ class Case:
         self.local: datetime | None = None
         self.tier: Tier | None = None
         self.tier_known = True
-        self.model = model_name(_get_model(facts))
-        action = _get_action(facts)
+        model, plan = facts.get("model"), facts.get("plan")  # what `getter` does
+        self.model = model_name(model.get("name")) if type(model) is dict else None
+        action = plan.get("action") if type(plan) is dict else None
         self.action: str | None = action if type(action) is str and action in _ACTIONS else None
 
 
-_get_model = getter("model.name")
 _ACTIONS = frozenset(ACTIONS)
 _get_action = getter("plan.action")
 
@@ -75,7 +75,6 @@ class Rule:
 
     id: str
     check: Check
-    otherwise: Else
     subject: str
     applies: Applies | None = None
     liftable: bool = True
@@ -100,14 +99,17 @@ def _only_where(rule: Rule, applies: Applies) -> Check:
     return judge
 
 
-def answers(id: str, subject: str, expected: str) -> Answers:
-    """A function that makes the results of a rule that expects this, from a verdict and what was got (None: missing)."""
-    before, after = f"{subject} is `", f"`, expected {expected}"
+def answers(id: str, subject: str, expected: str, otherwise: Else = "escalate") -> Answers:
+    """A function that makes the results of a rule that expects this, from a verdict and what was got (None: missing).
+
+    A failure has the effect `otherwise`; what is unknown escalates.
+    """
+    effects: Mapping[Verdict, Else | None] = {PASS: None, FAIL: otherwise, UNKNOWN: "escalate"}
     missing = f"{subject} is missing, expected {expected}"
 
     def answer(verdict: Verdict, got: str | None) -> RuleResult:
-        message = missing if got is None else before + got + after
-        return new_result(RuleResult, (id, verdict, None, got, expected, message))
+        message = missing if got is None else f"{subject} is `{got}`, expected {expected}"
+        return new_result(RuleResult, (id, verdict, effects[verdict], got, expected, message))
 
     return answer
 
@@ -194,8 +196,7 @@ def requirement_rule(rule: Requirement) -> Rule:
     expected = words[rule.operator].format(rule.written)
     return Rule(
         id=rule.id,
-        check=_requirement_check(rule, kind, answers(rule.id, rule.fact, expected)),
-        otherwise=rule.otherwise,
+        check=_requirement_check(rule, kind, expected),
         subject=rule.fact,
         applies=compile_match(rule.match),
         nothing_to_do=rule.otherwise == "monitor" and rule.fact.startswith("impact."),
@@ -203,8 +204,11 @@ def requirement_rule(rule: Requirement) -> Rule:
     )
 
 
-def _requirement_check(rule: Requirement, kind: Kind, answer: Answers) -> Check:
+def _requirement_check(rule: Requirement, kind: Kind, expected: str) -> Check:
+    if kind.shape is Shape.NUMBER and rule.operator in _RANGES:
+        return range_check(rule.id, rule.fact, _RANGES[rule.operator](rule.operand), expected, rule.otherwise)
     holds = comparison(rule.operator, rule.operand)
+    answer = answers(rule.id, rule.fact, expected, rule.otherwise)
     if rule.fact == "now":
         return _now_check(holds, answer, lambda case: case.moment)
     if rule.fact == "now.weekday":
@@ -227,14 +231,56 @@ def _requirement_check(rule: Requirement, kind: Kind, answer: Answers) -> Check:
     return check
 
 
-def number_check(path: str, holds: Callable[[Decimal], bool], answer: Answers) -> Check:
-    """A check of one number: unknown where it is none that this fact can be."""
-    read = number_reader(FACTS[path])
+_RANGES: Final[Mapping[str, Callable[[Decimal], Range]]] = {
+    "atLeast": lambda operand: Range(low=operand),
+    "atMost": lambda operand: Range(high=operand),
+    "equals": lambda operand: Range(operand, operand),
+}
+
+
+def range_check(id: str, path: str, accepted: Range, expected: str, otherwise: Else) -> Check:
+    """A check that one number is in a range: unknown where it is none that this fact can be.
+
+    Most rules are of this kind, and most numbers are plain floats and ints: these are compared as they are.
+    """
     group_name, _, name = path.partition(".")
+    kind = FACTS[path]
+    read, holds, answer = number_reader(kind), accepted.holds, answers(id, path, expected, otherwise)
+    before, after = f"{path} is `", f"`, expected {expected}"
+    (int_min, int_end), (first_int, last_int) = plain_ints(kind), accepted.ints()
+    (float_min, float_end), (first_float, last_float) = plain_floats(kind), accepted.floats()
 
     def check(case: Case) -> RuleResult:
-        group = case.facts.get(group_name)  # what `getter` does: most rules are of this kind
-        raw = group.get(name, MISSING) if type(group) is dict else MISSING
+        group = case.facts.get(group_name)  # what `getter` does
+        raw: Any = group.get(name, MISSING) if type(group) is dict else MISSING
+        given = type(raw)
+        if given is float and float_min <= raw < float_end:
+            text = repr(raw)
+            if text[-1] == "0":
+                text = text[:-2]
+            passed = first_float <= raw <= last_float
+        elif given is int and int_min <= raw < int_end:
+            text = str(raw)
+            passed = first_int <= raw <= last_int
+        else:
+            value, text = read(raw)
+            if value is None:
+                return answer(UNKNOWN, shown(raw))
+            passed = holds(value)
+        message = f"{before}{text}{after}"
+        if passed:
+            return new_result(RuleResult, (id, PASS, None, text, expected, message))
+        return new_result(RuleResult, (id, FAIL, otherwise, text, expected, message))
+
+    return check
+
+
+def number_check(path: str, holds: Callable[[Decimal], bool], answer: Answers) -> Check:
+    """A check of one number that no range says: unknown where it is none that this fact can be."""
+    get, read = getter(path), number_reader(FACTS[path])
+
+    def check(case: Case) -> RuleResult:
+        raw = get(case.facts)
         value, text = read(raw)
         if value is None:
             return answer(UNKNOWN, shown(raw))
@@ -318,7 +364,7 @@ def tier_rule(document: PolicyDocument) -> Rule:
             return without(FAIL, case.action)
         return made[case.tier.name][case.action]
 
-    return Rule(id, check, "escalate", subject, place=document.where)
+    return Rule(id, check, subject, place=document.where)
 
 
 def _tier_results(tier: Tier, answer: Answers) -> dict[str, RuleResult]:
@@ -329,7 +375,7 @@ def halted_rule() -> Rule:
     """`state.halted` is false."""
     id, subject = "halted", "state.halted"
     check = flag_check(subject, lambda halted: not halted, answers(id, subject, "false"))
-    return Rule(id, check, "escalate", subject, liftable=False)
+    return Rule(id, check, subject, liftable=False)
 
 
 def enforcement_rule(document: PolicyDocument) -> Rule:
@@ -337,7 +383,7 @@ def enforcement_rule(document: PolicyDocument) -> Rule:
     id, subject = "enforcement", "spec.enforcement"
     verdict: Verdict = FAIL if document.enforcement == "halt" else PASS
     result = answers(id, subject, "enforce")(verdict, document.enforcement)
-    return Rule(id, lambda case: result, "escalate", subject, liftable=False)
+    return Rule(id, lambda case: result, subject, liftable=False)
 
 
 def resolve_time(case: Case, time_zone: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from driftwarden.errors import shorten
 from driftwarden.policies import Policy, canonical_facts, facts_digest, load_policy
-from driftwarden.policies.numbers import number, parsed
+from driftwarden.policies.numbers import PLAIN_MAX, PLAIN_MIN, Range, number, parsed
 from driftwarden.policies.reader import read_policy
 from driftwarden.policies.reading import Node
 from driftwarden.strict import canonical_json, decimal_text, digest, numbers_as_text, plain
@@ -234,6 +236,11 @@ def naive(policy: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str | Non
 
 # ---- generated policies and facts ----
 
+HEAD = {
+    "apiVersion": "driftwarden.io/v1",
+    "kind": "RemediationPolicy",
+    "metadata": {"name": "generated", "revision": "1"},
+}
 elses = st.sampled_from(["escalate", "monitor"])
 globs = st.lists(
     st.sampled_from(["*", "fraud-*", "churn", "c?urn", "billing-*", "*-v?"]), min_size=1, max_size=2, unique=True
@@ -323,12 +330,7 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         "windows": windows,
         "exceptions": exceptions if draw(st.booleans()) else [],
     }
-    return {
-        "apiVersion": "driftwarden.io/v1",
-        "kind": "RemediationPolicy",
-        "metadata": {"name": "generated", "revision": "1"},
-        "spec": spec,
-    }
+    return {**HEAD, "spec": spec}
 
 
 WRONG = [
@@ -573,6 +575,61 @@ def test_a_number_is_read_alike_by_rules_and_digest(value: Any) -> None:
         assert text == numbers_as_text(value) == decimal_text(found)
     if not (isinstance(value, float | Decimal) and not Decimal(value).is_finite()) and _has_bytes(value):
         assert facts_digest({"a": [value], "b": value}) == digest({"a": [value], "b": value})
+
+
+def _beside(value: float) -> list[float]:
+    """A float and its two neighbours: where a comparison goes wrong, if anywhere."""
+    return [math.nextafter(value, -math.inf), value, math.nextafter(value, math.inf)]
+
+
+bounds = st.one_of(
+    st.decimals(-(10**40), 10**40, allow_nan=False),
+    st.decimals(0, 1, places=3),
+    st.integers(-(10**20), 10**20).map(Decimal),
+    st.floats(-1e20, 1e20).map(lambda value: Decimal(repr(value))),  # the very decimal that a float is read as
+    st.floats(-1e20, 1e20).map(Decimal),  # the very number that a float is
+    st.floats(-1e9, 1e9).map(
+        lambda value: (Decimal(value) + Decimal(math.nextafter(value, math.inf))) / 2
+    ),  # between two
+)
+
+
+@settings(quick, max_examples=600)
+@given(
+    st.none() | bounds, st.none() | bounds, st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.data()
+)
+def test_floats_and_ints_are_compared_as_their_decimals_are(
+    low: Decimal | None, high: Decimal | None, below: bool, any_float: float, data: st.DataObject
+) -> None:
+    """A float against a bound, without a decimal being made, is what its shortest decimal is against it; so is an int."""
+    accepted = Range(low, high, below)
+    (first, last), (first_int, last_int) = accepted.floats(), accepted.ints()
+    edges = [bound for bound in (low, high) if bound is not None]
+    for value in [any_float, *(near for edge in edges for near in _beside(float(edge)))]:
+        assert (first <= value <= last) == accepted.holds(Decimal(repr(value)))
+    whole = [data.draw(st.integers(PLAIN_MIN + 1, PLAIN_MAX - 1))]
+    whole += [int(edge) + step for edge in edges for step in (-1, 0, 1) if abs(edge) < PLAIN_MAX - 2]
+    for value in whole:
+        assert (first_int <= value <= last_int) == accepted.holds(Decimal(value))
+
+
+@settings(quick, max_examples=400)
+@given(st.sampled_from(["atLeast", "atMost", "equals"]), bounds, st.data())
+def test_a_requirement_reads_a_number_alike_in_every_form(operator: str, bound: Decimal, data: st.DataObject) -> None:
+    """A float, an int, and the same number as text or as a Decimal: one result, by the naive comparison of fractions."""
+    written = f"{bound:f}"
+    value = data.draw(st.sampled_from([*_beside(float(bound)), round(float(bound))]) | st.floats(-1e16, 1e16))
+    assume(number(written) is not None and number(value) is not None)
+    spec = {"enforcement": "enforce", "require": [{"id": "gain", "fact": "rehearsal.relative_gain", operator: written}]}
+    engine = compiled({**HEAD, "spec": {"timeZone": "UTC", "tiers": [], **spec}})
+    forms = (value, repr(value), Decimal(repr(value)))
+    results = {engine.decide({"rehearsal": {"relative_gain": form}}).rules[1] for form in forms}
+    assert len(results) == 1
+    exact, limit = Fraction(repr(value)), Fraction(bound)
+    passes = {"atLeast": exact >= limit, "atMost": exact <= limit, "equals": exact == limit}[operator]
+    result = results.pop()
+    assert (result.verdict, result.effect) == (("pass", None) if passes else ("fail", "escalate"))
+    assert result.got == shorten(decimal_text(Decimal(repr(value))))
 
 
 def _has_bytes(value: Any) -> bool:
