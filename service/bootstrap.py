@@ -254,6 +254,7 @@ def open_service(
     from driftwarden.sandbox import ProcessSandbox, SandboxLimits
     from driftwarden.service.comparing import SandboxComparer
     from driftwarden.service.notifying import open_notifier
+    from driftwarden.service.redis_watch import watching_redis
     from driftwarden.service.training import WarmTrainer
     from driftwarden.service.workflow.approvals import Approvals
     from driftwarden.service.workflow.floor import AuditFloor, LogTail
@@ -347,6 +348,11 @@ def open_service(
             require_agreement=agreement.require,
             breakers=breakers,
         )
+        if role == "serve":
+            plant = (parts.halts.plant, lambda: check_seal(client, prefix, seal))
+            stack.enter_context(
+                watching_redis(settings, client, process_name(unique=True), notifier=notifier, plant=plant)
+            )
         yield Service(
             settings=settings,
             parts=parts,

@@ -25,7 +25,18 @@ T = TypeVar("T")
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 _OPTIONS = {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
-_TRANSIENT_REPLIES = ("NOGROUP", "MISCONF", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM", "BUSY ")
+_TRANSIENT_REPLIES = (
+    "NOGROUP",
+    "MISCONF",
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "OOM",
+    "BUSY ",
+    "NOREPLICAS",
+)
 
 
 def redact_url(url: str) -> str:
@@ -43,9 +54,36 @@ def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> 
     parts = _split(url)
     with redis_errors(url):
         client = _build(url, parts, SOCKET_TIMEOUT_S if timeout_s is None else timeout_s)
+        _leave_replicas(client)
         if check:
             client.ping()
     return client
+
+
+def _leave_replicas(client: "Redis") -> None:
+    """Close the connections to a server that answers READONLY: it was demoted, and the address leads to another one now.
+
+    A script's READONLY is wrapped in another error by Redis 6.2, which redis-py's own handling (Sentinel's) misses.
+    """
+    from redis import exceptions
+
+    pool: Any = getattr(client, "connection_pool", None)
+    if pool is None:  # a cluster's client, which follows its nodes
+        return
+    given: Any = pool.connection_class
+
+    class LeavingReplicas(given):  # type: ignore[misc]
+        def read_response(self, *args: Any, **named: Any) -> Any:
+            try:
+                return super().read_response(*args, **named)
+            except exceptions.ResponseError as error:
+                if "READONLY" not in str(error) and not isinstance(error, exceptions.ReadOnlyError):
+                    raise
+                self.disconnect()
+                pool.disconnect(inuse_connections=False)
+                raise exceptions.ConnectionError(f"READONLY: the server is a replica now ({_line(error)})") from None
+
+    pool.connection_class = LeavingReplicas
 
 
 _HOSTS = re.compile(r"([a-z+]+://)([^/?#]*)(.*)", re.DOTALL)
@@ -160,10 +198,20 @@ def redis_errors(where: str = "redis") -> Iterator[None]:
         raise Retry(f"redis is away: {_line(error) or type(error).__name__} ({shown})") from None
 
 
+def beside(client: Any, key: str, anchor: str) -> str:
+    """`key`, or on a cluster, where one script may touch both only on one slot, a name for it on the slot of `anchor`."""
+    from redis.cluster import RedisCluster
+    from redis.crc import key_slot
+
+    if not isinstance(client, RedisCluster) or key_slot(key.encode()) == key_slot(anchor.encode()):
+        return key
+    return f"{key}{{{anchor}}}"
+
+
 def _needs_hash_tag(where: str) -> BadInput:
     return BadInput(
-        "a redis cluster needs all keys in one slot",
-        expected="a `redis.prefix` with a hash tag, like `{driftwarden}:`",
+        "a redis cluster needs keys that go together on one slot",
+        expected="`redis.shards` above 1, or a `redis.prefix` with a hash tag, like `{driftwarden}:`",
         where=where,
     )
 

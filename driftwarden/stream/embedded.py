@@ -89,6 +89,16 @@ class EmbeddedRedis:
             self.url = _ensure_running(self._state)
         return self.url
 
+    def revive(self) -> bool:
+        """Start the server again where it died (killed, out of memory); False where it runs, or was stopped in order."""
+        if not _lock_is_free(_folder(self._state) / "server.lock") or not (self._state / "redis.url").exists():
+            return False
+        with _uses_guard, _locked(_folder(self._state) / "start.lock"):
+            if not _lock_is_free(_folder(self._state) / "server.lock") or not (self._state / "redis.url").exists():
+                return False
+            self.url = _ensure_running(self._state)
+        return True
+
     def release(self) -> None:
         """Leave; the last process to leave stops the server. Calling it twice is harmless."""
         if not self._held:

@@ -38,6 +38,14 @@ class Halts:
         finally:
             self._redis.hset(self._key, model or EVERYTHING, record)
 
+    def plant(self) -> None:
+        """Write the halts of this state folder to Redis again, for the hosts that have no file of them."""
+        everything, folder = self._file(None), self._home / "halts"
+        files = {EVERYTHING: everything} if everything.exists() else {}
+        files |= {file.name: file for file in sorted(folder.iterdir())} if folder.is_dir() else {}
+        for name, file in files.items():
+            self._redis.hsetnx(self._key, name, file.read_text(encoding="utf-8", errors="replace").strip())
+
     def resume(self, model: str | None) -> bool:
         """Lift a halt; False where there was none."""
         file = self._file(model)
