@@ -62,7 +62,8 @@ class Group:
                 # A second, plain claim counts the delivery and brings the entry; it is ours since the line above. An
                 # entry that was deleted comes back without fields (6.2 hides even its id in a plain XAUTOCLAIM).
                 claimed = self._again("XCLAIM", self.stream, self.name, consumer, 0, entry_id)
-                yield _entry(claimed[0]) if claimed and claimed[0] else Entry(entry_id.decode(), None)
+                if claimed:  # else it is pending no more: settled meanwhile, or the group is a new one that hands it out again
+                    yield _entry(claimed[0]) if claimed[0] else Entry(entry_id.decode(), None)
             if cursor == b"0-0":
                 return
 
