@@ -1,5 +1,5 @@
 """`driftwarden bench policy`: decisions per second with the full trace, on one core, beside a hand-written if-chain and,
-where it is installed, zen-engine, a general engine, with the same rules.
+where they are installed, two general engines with the same rules: zen-engine and Cedar (cedarpy).
 
 A decision is counted with all that it says: every rule's verdict, figure, expectation and message, the terms of approval
 and the digest of the facts. `to_json_per_second` counts the writing of it as a document as well.
@@ -75,6 +75,7 @@ def run(decisions: int = 20_000, seed: int = 7) -> dict[str, Any]:
         "yardsticks": {
             "if_chain_without_trace_per_second": round(chain_per_second),
             "zen_engine": _zen(cases, expected),
+            "cedar": _cedar(cases, expected),
         },
     }
 
@@ -135,6 +136,90 @@ def _zen(cases: list[dict[str, Any]], expected: list[Outcome]) -> dict[str, Any]
         "with_trace_per_second": round(traced),
         "agrees_with_if_chain": outcomes == [outcome.value for outcome in expected],
     }
+
+
+# The same rules in Cedar: one `forbid` each. It allows or denies, and names every `forbid` that applies: the outcome is
+# read off these names. It has no sums and no comparisons of fractions but of four places, so money is in whole cents.
+_CEDAR = """\
+permit (principal, action, resource);
+@id("nothing") forbid (principal, action, resource) when { context.loss.lessThan(decimal("0.02")) };
+@id("escalate-tier") forbid (principal, action, resource) unless {
+  if context.model like "fraud-*" then ["rollback", "notify"].contains(context.action)
+  else ["retrain", "rollback", "notify"].contains(context.action) };
+@id("escalate-confidence") forbid (principal, action, resource) when { context.confidence.lessThan(decimal("0.80")) };
+@id("escalate-evidence") forbid (principal, action, resource) when { context.action == "retrain" && context.rows < 500 };
+@id("escalate-finding") forbid (principal, action, resource) when { context.finding.lessThan(decimal("0.60")) };
+@id("escalate-reversible") forbid (principal, action, resource) unless { context.reversible };
+@id("escalate-cost") forbid (principal, action, resource) when { context.cost_cents > 5000 };
+@id("escalate-day") forbid (principal, action, resource) when { context.spent_cents + context.cost_cents > 20000 };
+@id("monitor-rate") forbid (principal, action, resource) when { context.actions_in_window >= 2 };
+@id("monitor-cooldown") forbid (principal, action, resource) when { context has seconds_since &&
+  context.seconds_since < (if context.last_action_failed then 86400 else 14400) };
+@id("halted") forbid (principal, action, resource) when { context.halted };
+"""
+
+
+def _cedar(cases: list[dict[str, Any]], expected: list[Outcome]) -> dict[str, Any] | str:
+    """The same rules in Cedar: decisions a second of CPU, one at a time and in one batch; `not installed` otherwise.
+
+    Its requests are made before the clock starts. It says which rules fail, and neither figures nor what passes.
+    """
+    try:
+        cedar = importlib.import_module("cedarpy")
+    except ImportError:
+        return "not installed"
+    policies, entities = cedar.PolicySet.from_str(_CEDAR), cedar.Entities.from_json_str("[]")
+    requests = [_cedar_request(facts) for facts in cases]
+    answers: list[Any] = []
+    single = _per_second(lambda request: answers.append(cedar.is_authorized(request, policies, entities)), requests)
+    start = time.process_time()
+    cedar.is_authorized_batch(requests, policies, entities)
+    batched = len(requests) / max(time.process_time() - start, 1e-9)
+    return {
+        "per_second": round(single),
+        "in_one_batch_per_second": round(batched),
+        "agrees_with_if_chain": [_cedar_outcome(answer) for answer in answers] == expected,
+    }
+
+
+def _cedar_request(facts: dict[str, Any]) -> dict[str, Any]:
+    plan, state = facts["plan"], facts["state"]
+    since = state["seconds_since_last_action_model"]
+
+    def decimal(value: float) -> dict[str, Any]:
+        return {"__extn": {"fn": "decimal", "arg": repr(value)}}
+
+    context = {
+        "model": facts["model"]["name"],
+        "action": plan["action"],
+        "loss": decimal(facts["impact"]["relative_loss"]),
+        "confidence": decimal(plan["confidence"]),
+        "finding": decimal(facts["finding"]["confidence"]),
+        "rows": facts["evidence"]["rows"],
+        "reversible": plan["reversible"],
+        "cost_cents": int(100 * Decimal(plan["cost_usd"])),
+        "spent_cents": int(100 * Decimal(state["spent_usd_today"])),
+        "actions_in_window": state["actions_in_window_model"],
+        "last_action_failed": state["last_action_failed"],
+        "halted": state["halted"],
+    } | ({} if since is None else {"seconds_since": since})
+    return {"principal": 'S::"service"', "action": 'A::"act"', "resource": 'M::"model"', "context": context}
+
+
+def _cedar_outcome(answer: Any) -> Outcome | str:
+    """The outcome that the forbidding rules make together; an error of any rule is no outcome."""
+    if answer.diagnostics.errors:
+        return str(answer.diagnostics.errors)
+    fired = {name.partition("-")[0] for name in answer.diagnostics.id_annotations_by_reason.values()}
+    if "nothing" in fired:
+        return Outcome.MONITOR
+    if "escalate" in fired:
+        return Outcome.ESCALATE
+    if "monitor" in fired:
+        return Outcome.MONITOR
+    if "halted" in fired:
+        return Outcome.ESCALATE
+    return Outcome.EXECUTE if answer.allowed else "denied by nothing"
 
 
 def _latency_us(policy: Policy, facts: dict[str, Any]) -> float:
