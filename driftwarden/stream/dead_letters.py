@@ -11,24 +11,29 @@ Stream `<prefix>dead-letters`, an entry each:
     shape raw    `event`: raw is the bytes of its one field `event`; else a JSON list of the lengths of names and values,
                  in turn, that raw holds one after another
 
-Hash `<prefix>dead-letters:redriven`: letter id -> id of the entry that it became.
+Hash `<prefix>dead-letters:redriven`: letter id -> id of the entry that it became (on a cluster its name ends with
+`{<prefix>events}`, which puts it on the slot of the intake). Keys `<prefix>dead-letters:once:<digest>{<prefix>dead-letters}`
+remember, for 30 days, what has its letter: a letter is written in one step, and what it is about settled in the next.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import rfc3339
 from driftwarden.errors import BadInput, NotFound
-from driftwarden.stream.client import redis_errors
-from driftwarden.stream.scripts import Scripts
+from driftwarden.stream.client import beside, redis_errors
+from driftwarden.stream.scripts import Arg, Scripts
 
 if TYPE_CHECKING:
     from redis import Redis
 
 _BATCH = 50  # of up to a megabyte each
+_FIELDS_MAX = 2000  # of an entry that a script can put back
+_ONCE_TTL_MS = 30 * 24 * 3600 * 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -79,15 +84,20 @@ class DeadLetter:
 class DeadLetters:
     """The dead letters of one Redis."""
 
-    def __init__(self, client: "Redis", prefix: str = "driftwarden:") -> None:
-        """`client` answers bytes (`driftwarden.stream.client.connect`)."""
+    def __init__(self, client: "Redis", prefix: str = "driftwarden:", *, scripts: Scripts | None = None) -> None:
+        """`client` answers bytes (`driftwarden.stream.client.connect`); `scripts` of this package, with their fail points."""
         self._client = client
-        self.stream, self._redriven, self._intake = (
-            f"{prefix}dead-letters",
-            f"{prefix}dead-letters:redriven",
-            f"{prefix}events",
-        )
-        self._scripts = Scripts(client, "driftwarden.stream")
+        self.stream, self._intake = f"{prefix}dead-letters", f"{prefix}events"
+        self._redriven = beside(client, f"{self.stream}:redriven", self._intake)
+        self._scripts = scripts or Scripts(client, "driftwarden.stream")
+
+    def write(self, about: str, letter: Mapping[str, Arg]) -> str:
+        """Write a letter, once for what it is `about` (any text), and return its id. Raises Retry."""
+        digest = hashlib.sha256(about.encode("utf-8", "backslashreplace")).hexdigest()
+        once = f"{self.stream}:once:{digest}{{{self.stream}}}"
+        fields = [part for pair in letter.items() for part in pair]
+        found: bytes = self._scripts.run("letter", [self.stream, once], [_ONCE_TTL_MS, *fields])
+        return found.decode()
 
     def list(self, limit: int | None = None) -> Iterator[DeadLetter]:
         """Dead letters, newest first; their entries are not loaded into memory together."""
@@ -125,18 +135,17 @@ class DeadLetters:
         a letter that holds no event to put back.
         """
         letter = self.show(prefix)
-        reply = self._scripts.run("redrive", [self.stream, self._redriven, self._intake], [letter.id])
-        answer = reply[0].decode()
-        if answer == "OK":
-            return letter, reply[1].decode(), bool(reply[2])
-        reasons = {
-            "NOT_AN_EVENT": f"an event (this is an incident: `driftwarden incidents retry {letter.incident}`)",
-            "TOO_MANY": "an entry of at most 2000 fields",
-            "EMPTY": "an entry that was still in the stream when it was read",
-        }
-        raise BadInput(
-            "cannot redrive", got=letter.id, expected=reasons.get(answer, "a dead letter that is still there")
-        )
+        if letter.kind != "event":
+            expected = f"an event (this is an incident: `driftwarden incidents retry {letter.incident}`)"
+            raise BadInput("cannot redrive", got=letter.id, expected=expected)
+        if not letter.fields:
+            expected = "an entry that was still in the stream when it was read"
+            raise BadInput("cannot redrive", got=letter.id, expected=expected)
+        if len(letter.fields) > _FIELDS_MAX:
+            raise BadInput("cannot redrive", got=letter.id, expected=f"an entry of at most {_FIELDS_MAX} fields")
+        parts: list[Arg] = [part for pair in letter.fields for part in pair]
+        entry, again = self._scripts.run("redrive", [self._intake, self._redriven], [letter.id, *parts])
+        return letter, entry.decode(), bool(again)
 
 
 def _letter(letter_id: str, fields: dict[bytes, bytes], mark: bytes | None) -> DeadLetter:
@@ -159,6 +168,14 @@ def _letter(letter_id: str, fields: dict[bytes, bytes], mark: bytes | None) -> D
         redriven_as=mark.decode() if mark else None,
         fields=_entry_fields(text("shape"), fields.get(b"raw", b"")),
     )
+
+
+def pack(fields: tuple[tuple[bytes, bytes], ...]) -> tuple[str, bytes]:
+    """Shape and raw bytes of an entry, as a letter keeps it: repeated fields and bytes as they came."""
+    if len(fields) == 1 and fields[0][0] == b"event":
+        return "event", fields[0][1]
+    parts = [part for pair in fields for part in pair]
+    return json.dumps([len(part) for part in parts]), b"".join(parts)
 
 
 def _entry_fields(shape: str | None, raw: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -62,10 +62,24 @@ class Group:
                 # A second, plain claim counts the delivery and brings the entry; it is ours since the line above. An
                 # entry that was deleted comes back without fields (6.2 hides even its id in a plain XAUTOCLAIM).
                 claimed = self._again("XCLAIM", self.stream, self.name, consumer, 0, entry_id)
-                if claimed:  # else it is pending no more: settled meanwhile, or the group is a new one that hands it out again
+                if (
+                    claimed
+                ):  # else it is pending no more: settled meanwhile, or the group is a new one that hands it out again
                     yield _entry(claimed[0]) if claimed[0] else Entry(entry_id.decode(), None)
             if cursor == b"0-0":
                 return
+
+    def deliveries(self, entry_id: str) -> int:
+        """How often a pending entry was handed out; 1 where that is not known (any more)."""
+        from redis.exceptions import ResponseError
+
+        try:
+            found = self._client.xpending_range(self.stream, self.name, entry_id, entry_id, 1)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            return 1
+        return int(found[0]["times_delivered"]) if found else 1
 
     def forget(self, entry_id: str) -> None:
         """Settle an entry that is of no use."""

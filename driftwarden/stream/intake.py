@@ -1,9 +1,10 @@
 """The intake: hands out the entries of `<prefix>events` to the workers of one group, and buries what cannot be read.
 
-Stream `<prefix>events`, group `workers`; an entry is one field `event`. It is settled (XACK and XDEL) by the script that
-admits it, or by the one that writes its dead letter; until then it comes again, here or to another worker.
+Stream `<prefix>events`, group `workers`; an entry is one field `event`. It is settled (XACK and XDEL) after it was admitted,
+or has its dead letter; until then it comes again, here or to another worker, and both of these know it again.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, EventRejected, shorten
 from driftwarden.stream.client import patiently
+from driftwarden.stream.dead_letters import DeadLetters, pack
 from driftwarden.stream.group import Entry, Group
-from driftwarden.stream.scripts import Scripts
+from driftwarden.stream.scripts import Arg, Scripts
 from driftwarden.strict import loads_json
 
 if TYPE_CHECKING:
@@ -55,13 +57,14 @@ class Intake:
         prefix: str = "driftwarden:",
         reclaim_after_ms: int = RECLAIM_AFTER_MS,
         before_burial: Callable[[Rejection], None] | None = None,
+        fail_point: Callable[[str], None] | None = None,
     ) -> None:
         """`consumer` is unique among live workers; `before_burial` is told of each rejection before its dead letter is
-        written (after a crash in between: again)."""
+        written (after a crash in between: again). `fail_point` is told `before:<script>`, `after:<script>` (crash tests)."""
         self._group = Group(client, f"{prefix}events", GROUP)
-        self._dead_letters = f"{prefix}dead-letters"
         self._consumer, self._reclaim_after_ms, self._before_burial = consumer, reclaim_after_ms, before_burial
-        self._scripts = Scripts(client, "driftwarden.stream")
+        self._scripts = Scripts(client, "driftwarden.stream", fail_point=fail_point)
+        self._letters = DeadLetters(client, prefix, scripts=self._scripts)
         self._next_sweep = 0.0
 
     def read(self, count: int, block_ms: int = 0) -> list[Delivery]:
@@ -102,20 +105,32 @@ class Intake:
             try:
                 deliveries.append(Delivery(entry.id, _event(entry)))
             except EventRejected as error:
-                self._bury(_rejection(entry, error))
+                self._bury(entry, _rejection(entry, error))
             except Exception as error:  # noqa: BLE001 - one entry that nobody foresaw must not stop the stream
                 unforeseen = EventRejected("event", got=type(error).__name__, expected="an event that can be read")
-                self._bury(_rejection(entry, unforeseen))
+                self._bury(entry, _rejection(entry, unforeseen))
         return deliveries
 
-    def _bury(self, rejection: Rejection) -> None:
+    def _bury(self, entry: Entry, rejection: Rejection) -> None:
         if self._before_burial:
             self._before_burial(rejection)
-        why = [rejection.reason, rejection.field, rejection.got, rejection.expected]
-        identity = [rejection.source, rejection.event_id]
-        self._scripts.run(
-            "quarantine", [self._group.stream, self._dead_letters], [GROUP, rejection.entry_id, *why, *identity]
-        )
+        shape, raw = pack(entry.fields or ())
+        letter: dict[str, Arg] = {
+            "kind": "event",
+            "entry": entry.id,
+            "reason": rejection.reason,
+            "field": rejection.field,
+            "got": rejection.got,
+            "expected": rejection.expected,
+            "source": rejection.source,
+            "event_id": rejection.event_id,
+            "deliveries": patiently(lambda: self._group.deliveries(entry.id)),
+            "shape": shape,
+            "raw": raw,
+        }
+        content = hashlib.sha256(raw).hexdigest()  # ids of entries can come again where a stream was deleted
+        self._letters.write(f"entry {entry.id} {content}", letter)
+        self._scripts.run("acknowledge", [self._group.stream], [GROUP, entry.id])
 
 
 def _event(entry: Entry) -> DriftEvent:

@@ -34,12 +34,11 @@ class Scripts:
         package: str,
         *,
         retry_for_s: float = RETRY_FOR_S,
-        before: Callable[[str], None] | None = None,
-        after: Callable[[str], None] | None = None,
+        fail_point: Callable[[str], None] | None = None,
     ) -> None:
-        """`before` and `after` are called with a script's name around each attempt (fail points of tests)."""
+        """`fail_point` is told `before:<script>` and `after:<script>` around each attempt (crash tests)."""
         self._client, self._package, self._retry_for_s = client, package, retry_for_s
-        self._before, self._after = before, after
+        self._fail_point = fail_point or (lambda where: None)
         self._loaded: dict[str, Callable[..., Any]] = {}
 
     def run(self, name: str, keys: list[str], args: list[Arg]) -> Any:
@@ -49,11 +48,9 @@ class Scripts:
             script = self._loaded[name] = self._client.register_script(_source(self._package, name))
 
         def attempt() -> Any:
-            if self._before:
-                self._before(name)
+            self._fail_point(f"before:{name}")
             reply = script(keys=keys, args=args)
-            if self._after:
-                self._after(name)
+            self._fail_point(f"after:{name}")
             return reply
 
         return patiently(attempt, for_s=self._retry_for_s)
@@ -64,11 +61,9 @@ class Scripts:
             return []
 
         def attempt() -> Any:
-            if self._before:
-                self._before(name)
+            self._fail_point(f"before:{name}")
             replies = self._send(name, calls)
-            if self._after:
-                self._after(name)
+            self._fail_point(f"after:{name}")
             return replies
 
         found: list[Any] = patiently(attempt, for_s=self._retry_for_s)

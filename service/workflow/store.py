@@ -15,8 +15,8 @@ all below the prefix (`driftwarden:`); times are Redis's own, in ms:
                              entry (of the running activation), run (1 while leased), crashes, wake (1: activated while
                              leased), tok (of the last commit), atok (of the last claim), handed (fence of the last claim
                              that was handed back), done (1: finished), bytes (of its events), weighed (events dealt with),
-                             signals (last seq), joinable (1: events of its groups may join), reason, predecessor,
-                             successor
+                             signals (last seq), letter (JSON, a dead letter to be written), joinable (1: events of its
+                             groups may join), reason, predecessor, successor
     wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order, each
                              `<identity>|<model>` where that is not the incident's own model
     wf:<incident>:signals    hash token -> `<seq>|<JSON>`
@@ -62,6 +62,7 @@ from driftwarden.service.workflow.store_types import (
     texts,
 )
 from driftwarden.stream.client import RETRY_FOR_S
+from driftwarden.stream.dead_letters import DeadLetters
 from driftwarden.stream.group import Entry, Group
 from driftwarden.stream.intake import Delivery
 from driftwarden.stream.scripts import Arg, Scripts
@@ -105,11 +106,10 @@ class WorkflowStore(IncidentReader):
         self._seal = seal
         self._identity_ttl_ms, self._crashes_max = int(identity_ttl_s * 1000), crashes_max
         self._activations = Group(client, self.keys.activations, GROUP)
-        before = (lambda name: fail_point(f"before:{name}")) if fail_point else None
-        after = (lambda name: fail_point(f"after:{name}")) if fail_point else None
-        self._scripts = Scripts(
-            client, "driftwarden.service.workflow", retry_for_s=retry_for_s, before=before, after=after
-        )
+        hooks: Any = {"retry_for_s": retry_for_s, "fail_point": fail_point}
+        self._scripts = Scripts(client, "driftwarden.service.workflow", **hooks)
+        self._stream_scripts = Scripts(client, "driftwarden.stream", **hooks)
+        self._letters = DeadLetters(client, prefix, scripts=self._stream_scripts)
         self._admitting = Admitting(
             self._scripts,
             lambda model: self.keys,
@@ -140,7 +140,7 @@ class WorkflowStore(IncidentReader):
         """Settle entries of the intake that were admitted."""
         for first in range(0, len(entry_ids), _ACKNOWLEDGED_AT_ONCE):
             batch = entry_ids[first : first + _ACKNOWLEDGED_AT_ONCE]
-            self._scripts.run("acknowledge", [self.keys.intake], [GROUP, *batch])
+            self._stream_scripts.run("acknowledge", [self.keys.intake], [GROUP, *batch])
 
     def record_performance(self, entry_id: str, event: DriftEvent) -> Admission:
         """Keep a performance report and wake its model's incidents in `verifying`; opens none; settles the entry."""
@@ -311,26 +311,44 @@ class WorkflowStore(IncidentReader):
 
     def _acquire(self, entry: Entry, incident: str, model: str, consumer: str, lease_ms: int) -> Claim | None:
         k, token, following = self.keys, uuid.uuid4().hex, _Following(model)
+        letter = b""
         asked: Args = [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, token]
         while True:
             now = rfc3339(SystemClock().now())
             reply = self._scripts.run(
                 "acquire",
                 [
-                    *[k.activations, k.wf(incident), k.model(model), k.model(model, "queue"), k.dead_letters],
+                    *[k.activations, k.wf(incident), k.model(model), k.model(model, "queue")],
                     *[k.transitions, k.wf(incident, "signals"), k.wf(incident, "events"), k.counts],
                     *[k.model(model, "verifying"), k.timers, k.wf(incident, "keys"), k.index, k.ids],
                     *following.keys(k, incident),
                 ],
-                [*asked, following.incident, now, *following.models],
+                [*asked, following.incident, now, letter, *following.models],
             )
-            if reply[0] not in {b"UNSEEN", b"COLLISION"}:
+            if reply[0] == b"LETTER":
+                letter = self._write_letter(incident, reply[1])
+            elif reply[0] in {b"UNSEEN", b"COLLISION"}:
+                following.learn(k, reply)
+            else:
                 break
-            following.learn(k, reply)
+        if reply[0] == b"FAILED" and len(reply) > 2:
+            self._write_letter(incident, reply[2])  # a crash before it: whoever takes the incident up writes it
         if reply[0] != b"OK":
             return None
         about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}
         return claim_of(incident, reply, self._seal, **about)
+
+    def _write_letter(self, incident: str, text: bytes) -> bytes:
+        """The dead letter of a crash loop, once; returns it as it stood in the incident."""
+        try:
+            said = json.loads(text)
+            about = {name: str(said[name]) for name in ("reason", "got", "expected")}
+        except (ValueError, KeyError, TypeError):
+            about = {"reason": "crash-loop", "got": "a note that cannot be read", "expected": ""}
+        crashes = about["got"] if about["got"].isascii() and about["got"].isdigit() else "1"
+        letter: dict[str, Arg] = {"kind": "incident", "incident": incident, "field": "", "deliveries": crashes}
+        self._letters.write(f"incident {incident} {text!r}", letter | about)
+        return text
 
 
 class _Following:

@@ -662,3 +662,32 @@ def test_two_workers_never_hold_one_model(url: str, client: Redis, store: Workfl
         thread.join(timeout=60)
     assert overlaps == []
     assert sorted(ended, key=int) == [str(number) for number in range(40)]
+
+
+@pytest.mark.parametrize("where", ["before:letter", "after:letter"])
+def test_a_crash_loop_whose_letter_was_not_written(client: Redis, where: str) -> None:
+    """Who fails an incident and dies before, or after, its dead letter: there is one letter before anybody goes on with it."""
+
+    class Died(BaseException):
+        pass
+
+    def die(at: str) -> None:
+        if at == where:
+            raise Died
+
+    store = WorkflowStore(client, crashes_max=0)
+    admit(store, drift(1))
+    held = claim(store)
+    expire(client, held)
+    with pytest.raises(Died):
+        WorkflowStore(client, crashes_max=0, fail_point=die).claim("x", block_ms=0, lease_ms=LEASE_MS)
+    assert store.get(held.incident).state == "failed"
+    assert client.xlen("driftwarden:dead-letters") == (where == "after:letter")
+    last = claim(store, "y")
+    assert [one.why for one in last.signals] == ["crash-loop"]
+    ((_, letter),) = client.xrange("driftwarden:dead-letters")
+    assert letter[b"incident"].decode() == held.incident
+    assert b"died 1 times" in letter[b"reason"]
+    step(store, last, "failed", "finish", handled=last.signals)
+    assert nothing(store)
+    assert client.xlen("driftwarden:dead-letters") == 1

@@ -47,7 +47,9 @@ def work(url: str, name: str, at: Callable[[str], None]) -> None:
     """Take everything in, walk every incident to its end, until nothing is left to do."""
     client = connect(url)
     store = WorkflowStore(client, crashes_max=10, fail_point=at)
-    intake = Intake(client, name, reclaim_after_ms=0, before_burial=lambda rejection: at("before:burial"))
+    intake = Intake(
+        client, name, reclaim_after_ms=0, before_burial=lambda rejection: at("before:burial"), fail_point=at
+    )
     while True:
         deliveries = intake.read(10)
         drifts = [one for one in deliveries if one.event.kind != "performance"]
