@@ -68,7 +68,7 @@ if looping then
   local letter = cjson.encode({version = version, reason = 'crash-loop: ' .. why, got = crashes, expected = 'at most ' .. ARGV[7]})
   -- a new fence: a worker that was only slow must not commit any more; crashes start anew if an operator revives it
   redis.call('HSET', KEYS[2], 'state', 'failed', 'done', 1, 'run', 0, 'lease', 0, 'entry', '', 'owner', '', 'wake', 0, 'crashes', 0,
-    'joinable', 0, 'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now,
+    'joinable', 0, 'tok', '', 'fence', fence, 'reason', 'crash-loop: ' .. why, 'updated', now,
     'letter', letter)
   redis.call('DEL', KEYS[6]); redis.call('SREM', KEYS[9], ARGV[4]); redis.call('ZREM', KEYS[10], ARGV[4] .. '|' .. ARGV[5])
   local field = 'open:' .. (h[11] or '')
