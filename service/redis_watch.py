@@ -69,9 +69,7 @@ class RedisWatch:
         self._recognise()
         following = self._count + 1
         # A repeat after a lost reply finds what it wrote itself.
-        before = patiently(
-            lambda: self._client.execute_command("SET", self._key, following, "PX", _TTL_MS, "GET"), for_s=0
-        )
+        before = patiently(lambda: self._client.set(self._key, following, px=_TTL_MS, get=True), for_s=0)
         known = {str(self._count).encode(), str(following).encode()} if self._count else {None, b"1"}
         held = before in known
         if not held:
