@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint lock clean
+.PHONY: help setup demo test simulate bench lint lock clean
 
 # The first of these that runs; another: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -33,6 +33,9 @@ demo: .venv/.ready ## the whole story on this machine (ARGS="--stream elec2", AR
 
 test: .venv/.ready ## the test suite (ARGS="-k approval"; JOBS=0: in one process)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+simulate: .venv/.ready ## the workflow store under a seeded scheduler, for minutes (ARGS="--seconds 600", "--seed N")
+	@$(BIN)/python tests/simulation/simulate.py $(ARGS)
 
 bench: .venv/.ready ## figures, each beside its yardstick; on a real stream where ../shared/data or DRIFTWARDEN_DATA has it
 	@$(BIN)/driftwarden bench policy
