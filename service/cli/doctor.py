@@ -1,6 +1,7 @@
 """`driftwarden doctor`: what is configured, reachable and wrong, with the mend."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any, Literal
 
 import click
 
-from driftwarden.errors import BadInput, Error
+from driftwarden.errors import BadInput, Error, unreadable
 from driftwarden.service.cli.common import AnswerIsNo, console, json_option, print_json, safe_text
 from driftwarden.settings import Settings
 
 Mark = Literal["ok", "warning", "fault"]
+PROBE_BYTES = 64 * 1024
+STUCK_S = 120.0
+WAITS_LONG_S = 300.0
 STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
@@ -77,6 +81,8 @@ def examine() -> list[Check]:
         _spool,
         _state_key,
         _policy_in_force,
+        _workers,
+        _back_pressure,
         _registry,
         _models,
         _knowledge,
@@ -263,22 +269,13 @@ def _audit(settings: Settings) -> list[Check]:
     from driftwarden.audit.notes import read_public_key
 
     folder = settings.audit_dir
-    writable = folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
-    if not os.access(writable, os.W_OK):
-        return [
-            Check(
-                "audit log", "fault", f"{folder} cannot be written", "nothing executes until it can: correct its rights"
-            )
-        ]
+    if (refusal := _write_refusal(folder)) is not None:
+        detail = f"{folder} cannot be written ({refusal}): nothing executes, events wait"
+        mend = "make room or correct its rights, then `driftwarden audit fsck`, then start the service again"
+        return [Check("audit log", "fault", detail, mend)]
     if (folder / "unwritable").exists():
-        return [
-            Check(
-                "audit log",
-                "fault",
-                "a write failed: nothing executes until an operator acts",
-                "driftwarden audit fsck",
-            )
-        ]
+        detail = "a write failed: nothing executes until an operator acts, events wait"
+        return [Check("audit log", "fault", detail, "driftwarden audit fsck, then start the service again")]
     if not folder.exists():
         return [Check("audit log", "ok", f"{folder}, nothing written yet")]
     key = settings.home / "keys" / "audit.pub"
@@ -286,6 +283,75 @@ def _audit(settings: Settings) -> list[Check]:
     if not report.ok:
         return [Check("audit log", "fault", "does not verify", "driftwarden audit verify")]
     return [Check("audit log", "ok", f"{report.records} records in {len(report.files)} files verify")]
+
+
+def _write_refusal(folder: Path) -> str | None:
+    """Why nothing can be made durable there, None where it can: asked by writing, for a full disk looks like any other."""
+    if not folder.exists():
+        parent = next(parent for parent in folder.parents if parent.exists())
+        return None if os.access(parent, os.W_OK) else "no right to create it"
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return unreadable(error)
+    return None
+
+
+def _workers(settings: Settings) -> list[Check]:
+    """Every process that lives, what it does without, and the last words of those that could not go on."""
+    from driftwarden.service.bootstrap import open_redis
+    from driftwarden.service.workflow.health import processes
+
+    with open_redis(settings) as client:
+        found = processes(client, settings.redis.prefix)
+    live = [one for one in found if one.is_live]
+    workers = [line for one in live for line in one.workers()]
+    late = [
+        f"{one['incident']} in `{one['state']}` for {one['seconds']:.0f} s" for one in workers if one["doing"] == "late"
+    ]
+    stuck = [
+        f"the intake of {one.name}" for one in live if one.said.intake_s is not None and one.said.intake_s > STUCK_S
+    ]
+    detail = f"{len(workers)} in {len(live)} processes" if live else "no service runs here"
+    checks = [Check("workers", "ok", detail)]
+    if late or stuck:
+        detail = f"{detail}; late: {', '.join(late + stuck)}"
+        mend = "another worker has its work; start the process again, which frees the thread, and look at what it waits for"
+        checks = [Check("workers", "fault", detail, mend)]
+    for one in found:
+        if one.said.ended is not None:
+            mend = "mend what it says, `driftwarden doctor` on that host, then start the service there again"
+            checks.append(Check(f"process {one.name}", "fault", f"ended: {one.said.ended}", mend))
+        checks += [
+            Check(f"{breaker.name} ({one.name})", "warning", f"{breaker.state}: {breaker.reason}", "docs/degraded.md")
+            for breaker in one.said.breakers.values()
+            if breaker.state != "closed"
+        ]
+    return checks
+
+
+def _back_pressure(settings: Settings) -> list[Check]:
+    from driftwarden.service.bootstrap import open_redis
+    from driftwarden.service.workflow.backpressure import backpressure
+    from driftwarden.service.workflow.health import processes
+
+    name = "back-pressure"
+    with open_redis(settings) as client:
+        waits = backpressure(client, settings.redis.prefix)
+        live = [one for one in processes(client, settings.redis.prefix) if one.is_live]
+    intake, activations = waits["intake"], waits["activations"]
+    oldest_s = max(intake["oldest_seconds"] or 0.0, activations["oldest_seconds"] or 0.0)
+    detail = f"{intake['length']} events and {activations['waiting']} incidents wait, the oldest for {oldest_s:.0f} s"
+    if not live and (intake["length"] or activations["waiting"] or waits["timers"]["due"]):
+        return [Check(name, "warning", f"{detail}, and no service runs", "driftwarden serve")]
+    if oldest_s > WAITS_LONG_S:
+        return [
+            Check(name, "warning", detail, "more workers (serve --workers, or more processes); see driftwarden stats")
+        ]
+    return [Check(name, "ok", detail)]
 
 
 def _state_key(settings: Settings) -> list[Check]:

@@ -2,14 +2,14 @@
 
 import click
 
-from driftwarden.service.cli.common import console, json_option, print_json
+from driftwarden.service.cli.common import console, json_option, print_json, safe_text
 
 
 @click.command()
 @click.option("--model", help="Only this model's incidents.")
 @json_option
 def stats(model: str | None, as_json: bool) -> None:
-    """Autonomy rate, response times, success, spend, calibration, approvals.
+    """Autonomy rate, response times, success, spend, calibration, approvals; what waits, and how every worker is.
 
     \b
     Example:
@@ -18,14 +18,18 @@ def stats(model: str | None, as_json: bool) -> None:
     from driftwarden.service.bootstrap import open_views
     from driftwarden.service.cli.render import incident_of
     from driftwarden.service.state_key import open_seal
+    from driftwarden.service.workflow.backpressure import backpressure
+    from driftwarden.service.workflow.health import processes
     from driftwarden.service.workflow.ledger import Ledger
-    from driftwarden.service.workflow.stats import figures
+    from driftwarden.service.workflow.stats import figures, running, told
 
     with open_views() as views:
         incidents = [incident_of(record) for record in views.store.list(model=model, limit=100_000)]
         approvals = [one for one in views.approvals.list() if model is None or one.model == model]
         spend = Ledger(views.client, views.settings.redis.prefix, open_seal(views.settings)).spend_usd(model)
         found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
+        live = processes(views.client, views.settings.redis.prefix)
+        found |= running(backpressure(views.client, views.settings.redis.prefix), live)
     if as_json:
         print_json(found)
         return
@@ -59,6 +63,8 @@ def stats(model: str | None, as_json: bool) -> None:
         f"approvers      approved {_percent(approved['approval_rate'])} of those answered; "
         f"{_percent(right['share'])} of {right['n']} judged later had helped"
     )
+    for line in told(found):
+        out.print(safe_text(line, 1000), markup=False, soft_wrap=True)
 
 
 def _percent(share: str | None) -> str:

@@ -2,8 +2,12 @@
 
 import importlib
 import logging
+import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -11,8 +15,10 @@ from typing import Any
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, Error, LogUnwritable, NotFound
+from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable, NotFound
+from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
 from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.retries import LoopPauses
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.runner import Worker
 from driftwarden.service.workflow.store import WorkflowStore
@@ -26,6 +32,10 @@ TIMER_EVERY_S = 0.5
 TRIM_EVERY_TICKS = 1200
 HOUSEKEEPING_EVERY_TICKS = 7200
 POLICY_EVERY_S = 1.0
+HEALTH_EVERY_S = 3.0
+LOOP_WELL_S = 60.0
+# So many late steps a worker may leave behind, each with a thread that may never end, before nobody takes its place.
+REPLACED_MAX = 2
 # Imported before there are threads: two that import one of these at once see each other's half-made modules.
 IMPORTED_FIRST = (
     "mlflow.tracking",
@@ -34,6 +44,15 @@ IMPORTED_FIRST = (
     "driftwarden.actions.verify",
 )
 TIMERS = Actor(kind="timer", id="driftwarden")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How a stop went: incidents `handed` back in the middle of a step, those `left` to their leases, threads that run on."""
+
+    handed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    threads: tuple[str, ...] = ()
 
 
 class ServiceProcess:
@@ -49,16 +68,22 @@ class ServiceProcess:
         workers: int,
         watch_policy: Callable[[], None] | None = None,
         housekeeping: Callable[[], None] | None = None,
+        health: Health | None = None,
+        health_every_s: float = HEALTH_EVERY_S,
     ) -> None:
         """`name` is unique among live processes; `watch_policy` is called every second, `housekeeping` every hour.
 
-        Nothing starts yet.
+        `health` hears every `health_every_s` how the process is. Nothing starts yet.
         """
         self._housekeeping = housekeeping
-        self._parts, self._store, self._intake, self._name, self._workers = parts, store, intake, name, workers
-        self._watch_policy = watch_policy
+        self._parts, self._store, self._intake, self._name, self._count = parts, store, intake, name, workers
+        self._watch_policy, self._health, self._health_every_s = watch_policy, health, health_every_s
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._workers: list[tuple[Worker, threading.Thread]] = []
+        self._begun = 0
+        self._started = self._read_at = time.monotonic()
+        self._fault: str | None = None
 
     @property
     def stopping(self) -> bool:
@@ -73,15 +98,38 @@ class ServiceProcess:
         self._thread("timers", self._tick)
         if self._watch_policy is not None:
             self._thread("policy", partial(self._watch, self._watch_policy))
-        for number in range(self._workers):
-            worker = Worker(self._parts, self._store, f"{self._name}-w{number}")
-            self._thread(f"worker {number}", partial(worker.run, self._stop))
+        for _ in range(self._count):
+            self._begin_worker()
+        if self._health is not None:
+            self._told(self._health.begin)
+        self._thread("health", self._look_after)
 
-    def stop(self) -> None:
-        """Stop reading, let every worker finish or hand back what it holds, and wait for them."""
+    def stop(self, within_s: float | None = None) -> Stopped:
+        """Stop reading, let every worker finish its step or hand back, and wait for them, at most `within_s` (None: for ever).
+
+        What is in hand then is handed back in the middle of its step, which can change nothing any more; where that cannot
+        be (Redis is away) its lease runs out.
+        """
         self._stop.set()
+        end = None if within_s is None else time.monotonic() + within_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        handed, left = [], []
+        for worker, thread in self._workers:
+            incident = worker.view().incident
+            if not thread.is_alive() or incident is None:
+                continue
+            try:
+                if worker.give_back() is not None:
+                    handed.append(incident)
+            except Fenced:  # it was done in this very moment
+                continue
+            except Error:
+                left.append(incident)
+        if self._health is not None:
+            self._told(self._health.leave)
+        running = tuple(thread.name for thread in self._threads if thread.is_alive())
+        return Stopped(tuple(handed), tuple(left), running)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the process is asked to stop; True where it was."""
@@ -91,28 +139,88 @@ class ServiceProcess:
         """Ask for a stop; safe in a signal handler."""
         self._stop.set()
 
-    def _thread(self, name: str, work: Callable[[], Any]) -> None:
-        thread = threading.Thread(target=self._guarded, args=(name, work), name=f"driftwarden {name}", daemon=True)
+    def said(self) -> Said:
+        """How this process is."""
+        now = time.monotonic()
+        return Said(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            folder=str(self._parts.settings.audit_dir),
+            up_s=now - self._started,
+            workers=tuple(SaidWorker(**asdict(worker.view())) for worker, thread in self._workers if thread.is_alive()),
+            breakers={name: SaidBreaker(**asdict(one)) for name, one in self._parts.breakers.views().items()},
+            audit_fault=self.fault,
+            policy=self._parts.policy().digest,
+            intake_s=now - self._read_at,
+            stopping=self._stop.is_set(),
+            ended=self.fault if self._stop.is_set() else None,
+        )
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing could be written to the audit log, which is what ended the process; None where it was not."""
+        return next((worker.fault for worker, _ in self._workers if worker.fault is not None), self._fault)
+
+    def _told(self, tell: Callable[[Said], None]) -> None:
+        try:
+            tell(self.said())
+        except Error as error:
+            log.warning("health is not told: %s", error.diagnostics())
+
+    def _look_after(self) -> None:
+        while not self._stop.wait(self._health_every_s):
+            self.replace_late()
+            if self._health is not None:
+                self._told(self._health.tell)
+
+    def replace_late(self) -> None:
+        """Put another worker in the place of each that is late: its thread may hang for ever."""
+        self._workers = [pair for pair in self._workers if pair[1].is_alive()]
+        late = [worker for worker, _ in self._workers if worker.view().doing == "late"]
+        for worker in late:
+            if worker.retired or len(late) > self._count * REPLACED_MAX:
+                continue
+            worker.retire()
+            log.error("worker %s is late: another takes its place", worker.name)
+            self._begin_worker()
+
+    def _begin_worker(self) -> None:
+        worker = Worker(self._parts, self._store, f"{self._name}-w{self._begun}")
+        self._workers.append((worker, self._thread(f"worker {self._begun}", partial(worker.run, self._stop), worker)))
+        self._begun += 1
+
+    def _thread(self, name: str, work: Callable[[], Any], worker: Worker | None = None) -> threading.Thread:
+        over = (lambda: worker.retired) if worker is not None else (lambda: False)
+        thread = threading.Thread(
+            target=self._guarded, args=(name, work, over), name=f"driftwarden {name}", daemon=True
+        )
         self._threads.append(thread)
         thread.start()
+        return thread
 
-    def _guarded(self, name: str, work: Callable[[], Any]) -> None:
-        while not self._stop.is_set():
+    def _guarded(self, name: str, work: Callable[[], Any], is_over: Callable[[], bool]) -> None:
+        pauses = LoopPauses(f"{self._name} {name}")
+        while not self._stop.is_set() and not is_over():
+            begun = time.monotonic()
             try:
                 work()
             except LogUnwritable as error:
                 log.critical("%s: the audit log cannot be written: %s", name, error.diagnostics())
+                self._fault = error.diagnostics()
                 self._stop.set()
-            except Error as error:
-                log.warning("%s: %s", name, error.diagnostics())
-                self._stop.wait(1.0)
-            except Exception:
-                log.exception("%s", name)
-                self._stop.wait(1.0)
+            except Exception as error:
+                if isinstance(error, Error):
+                    log.warning("%s: %s", name, error.diagnostics())
+                else:
+                    log.exception("%s", name)
+                if time.monotonic() - begun > LOOP_WELL_S:
+                    pauses.reset()
+                self._stop.wait(pauses.next_s())
 
     def _take_in(self) -> None:
         while not self._stop.is_set():
             self.take(self._intake.read(INTAKE_BATCH, block_ms=1000))
+            self._read_at = time.monotonic()
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Hand events to the workflow in the order they came: drifts open or join incidents, reports are measured.

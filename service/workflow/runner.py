@@ -44,9 +44,13 @@ class Worker:
         self._stop: threading.Event | None = None
         self._hand: Hand | None = None
         self._retired = threading.Event()
+        self.fault: str | None = None
 
     def run(self, stop: threading.Event, *, block_ms: int = 1000) -> None:
-        """Work until `stop` is set or it is retired; the step in hand is finished first, and its incident handed back."""
+        """Work until `stop` is set or it is retired; the step in hand is finished first, and its incident handed back.
+
+        Sets `stop` itself, and `fault`, once nothing can be written down any more.
+        """
         self._stop, pauses = stop, LoopPauses(self.name)
         while not stop.is_set() and not self._retired.is_set():
             try:
@@ -57,6 +61,7 @@ class Worker:
                 stop.wait(pauses.next_s())
             except LogUnwritable as error:
                 log.critical("the audit log cannot be written; nothing executes until it can: %s", error.diagnostics())
+                self.fault = error.diagnostics()
                 stop.set()
 
     def view(self) -> WorkerView:
@@ -88,6 +93,9 @@ class Worker:
         """Take one incident, if any waits, as far as it goes; True where there was one."""
         claim = self._store.claim(self.name, block_ms=block_ms, lease_ms=self._lease_ms)
         if claim is None:
+            return False
+        if self._stop is not None and self._stop.is_set():
+            self._store.hand_back(claim)
             return False
         with self._heart(claim) as heart:
             self._hand, token = Hand(claim, heart, claim.state), current_lease.set(heart)

@@ -1,4 +1,4 @@
-"""Figures of a service's work: autonomy, response times, success, spend, calibration, approvals. Pure."""
+"""Figures of a service's work: autonomy, response times, success, spend, calibration, approvals; what waits. Pure."""
 
 import math
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import Any
 
 from driftwarden.clock import parse_rfc3339
 from driftwarden.service.workflow.approvals import ApprovalRequest
+from driftwarden.service.workflow.health import ProcessHealth
 from driftwarden.service.workflow.incident import Incident
 
 CALIBRATION_BINS = 10
@@ -42,6 +43,49 @@ def figures(
         "calibration": _calibration(judged),
         "approvals": _approvals(approvals, {one.id: one for one in incidents}),
     }
+
+
+def running(waiting: dict[str, Any], processes: Sequence[ProcessHealth]) -> dict[str, Any]:
+    """`backpressure`, `workers` and `processes` of `driftwarden stats --json`; `waiting` as `backpressure` looks it up."""
+    workers = [line for one in processes for line in one.workers()]
+    doing = Counter(line["doing"] for line in workers)
+    return {
+        "backpressure": {**waiting, "workers": {name: doing.get(name, 0) for name in ("waiting", "working", "late")}},
+        "workers": workers,
+        "processes": [one.to_json() for one in processes],
+    }
+
+
+def told(found: Mapping[str, Any]) -> list[str]:
+    """What waits and who works, in lines for a person."""
+    waits, workers = found["backpressure"], found["backpressure"]["workers"]
+    intake, activations, timers = waits["intake"], waits["activations"], waits["timers"]
+    live = sum(one["ended"] is None for one in found["processes"])
+    waiting = (
+        f"{intake['length']} events{_oldest(intake)}, {activations['waiting']} incidents{_oldest(activations)}, "
+        f"{waits['queued']} behind others of their model; {timers['waiting']} timers, {timers['due']} due; "
+        f"{waits['dead_letters']} dead letters"
+    )
+    doing = ", ".join(f"{workers[name]} {name}" for name in ("working", "waiting", "late"))
+    lines = [f"waiting        {waiting}", f"workers        {doing}, in {live} processes"]
+    lines += [
+        f"late           {one['name']}: {one['incident']} in `{one['state']}` for {one['seconds']:.0f} s"
+        for one in found["workers"]
+        if one["doing"] == "late"
+    ]
+    for one in found["processes"]:
+        if one["ended"] is not None:
+            lines.append(f"ended          {one['name']}: {one['ended']}")
+        lines += [
+            f"away           {name} ({one['name']}): {breaker['reason']}"
+            for name, breaker in sorted(one["breakers"].items())
+            if breaker["state"] != "closed"
+        ]
+    return lines
+
+
+def _oldest(waits: Mapping[str, Any]) -> str:
+    return "" if waits["oldest_seconds"] is None else f" (the oldest for {waits['oldest_seconds']:.0f} s)"
 
 
 def _outcome(incident: Incident) -> str:

@@ -1,0 +1,63 @@
+"""What waits, where, and for how long: one look at the streams, timers and queues of a Redis."""
+
+from typing import TYPE_CHECKING, Any
+
+from driftwarden.service.workflow.store_types import Keys
+from driftwarden.stream.client import patiently
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+GROUP = b"workers"
+
+
+def backpressure(client: "Redis", prefix: str) -> dict[str, Any]:
+    """Counts of what waits, ages in seconds by the server's clock (None: nothing waits). Raises Retry.
+
+    `intake`: events that are not incidents yet, `pending` of them in a process's hands. `activations`: incidents that a
+    worker could take up now, and those that one has in hand. `queued`: incidents behind another one of their model.
+    `timers`: incidents that wait for a moment, and those whose moment has come.
+    """
+    keys = Keys(prefix)
+    return patiently(lambda: _look(client, keys), for_s=0)
+
+
+def _look(client: Any, keys: Keys) -> dict[str, Any]:
+    seconds, micros = client.time()
+    now_ms = seconds * 1000 + micros // 1000
+    length, pending, oldest_ms, _ = _stream(client, keys.intake)
+    activations, in_hand, _, undelivered_ms = _stream(client, keys.activations)
+    return {
+        "intake": {"length": length, "pending": pending, "oldest_seconds": _age(now_ms, oldest_ms)},
+        "activations": {
+            "waiting": max(0, activations - in_hand),
+            "in_hand": in_hand,
+            "oldest_seconds": _age(now_ms, undelivered_ms),
+        },
+        "queued": sum(int(client.zcard(key)) for key in client.scan_iter(match=keys.model("*", "queue"), count=1000)),
+        "timers": {
+            "waiting": int(client.zcard(keys.timers)),
+            "due": int(client.zcount(keys.timers, "-inf", now_ms)),
+        },
+        "dead_letters": int(client.xlen(keys.dead_letters)),
+    }
+
+
+def _stream(client: Any, stream: str) -> tuple[int, int, int | None, int | None]:
+    """Entries, those in hand, and when the oldest of all and the oldest undelivered one came (ms)."""
+    from redis.exceptions import ResponseError
+
+    try:
+        groups = client.xinfo_groups(stream)
+    except ResponseError:  # nothing was ever sent
+        groups = []
+    nobody: dict[str, Any] = {"pending": 0, "last-delivered-id": b"0-0"}
+    group = next((one for one in groups if one["name"] == GROUP), nobody)
+    after = b"(" + group["last-delivered-id"]
+    oldest, fresh = (client.xrange(stream, first, "+", count=1) for first in ("-", after))
+    times = [int(found[0][0].partition(b"-")[0]) if found else None for found in (oldest, fresh)]
+    return int(client.xlen(stream)), int(group["pending"]), times[0], times[1]
+
+
+def _age(now_ms: int, then_ms: int | None) -> float | None:
+    return None if then_ms is None else round(max(0, now_ms - then_ms) / 1000, 3)
