@@ -58,6 +58,7 @@ class RedisWatch:
         """Look; raises Retry where Redis is away."""
         if self._revive is not None and self._revive():
             log.error("the embedded redis had died and was started again; it holds every write that it answered")
+        self._follow()
         if self._ticks % WITNESS_EVERY_TICKS == 0:
             self.look()
         if self._ticks % SPOOL_EVERY_TICKS == 0:
@@ -97,6 +98,12 @@ class RedisWatch:
         if sent.problem is not None:
             log.warning("events wait in the spool: %s", sent.problem.diagnostics())
         return len(sent.entries)
+
+    def _follow(self) -> None:
+        """Leave a master that the sentinels have replaced: until it is demoted, what it still takes is lost."""
+        ask = getattr(getattr(self._client, "connection_pool", None), "get_master_address", None)
+        if ask is not None:
+            patiently(ask, for_s=0)
 
     def _recognise(self) -> None:
         """Say it where another server answers than before: restarted, or failed over."""

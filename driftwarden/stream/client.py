@@ -61,9 +61,10 @@ def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> 
 
 
 def _leave_replicas(client: "Redis") -> None:
-    """Close the connections to a server that answers READONLY: it was demoted, and the address leads to another one now.
+    """Close the connections to a server that was demoted (READONLY), or has lost its replicas (NOREPLICAS) and is about to be.
 
-    A script's READONLY is wrapped in another error by Redis 6.2, which redis-py's own handling (Sentinel's) misses.
+    The address, or the sentinel, leads to another one by now, for new connections only. Redis 6.2 wraps what a script was
+    answered in another error, which redis-py's own handling (Sentinel's) misses.
     """
     from redis import exceptions
 
@@ -77,11 +78,13 @@ def _leave_replicas(client: "Redis") -> None:
             try:
                 return super().read_response(*args, **named)
             except exceptions.ResponseError as error:
-                if "READONLY" not in str(error) and not isinstance(error, exceptions.ReadOnlyError):
+                demoted = isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error)
+                if not demoted and "NOREPLICAS" not in str(error):
                     raise
                 self.disconnect()
                 pool.disconnect(inuse_connections=False)
-                raise exceptions.ConnectionError(f"READONLY: the server is a replica now ({_line(error)})") from None
+                word = "is a replica now" if demoted else "has too few replicas to take a write"
+                raise exceptions.ConnectionError(f"the server {word}: {_line(error)}") from None
 
     pool.connection_class = LeavingReplicas
 
