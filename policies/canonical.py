@@ -86,6 +86,9 @@ def _write_object(value: dict[Any, Any], parts: list[str]) -> None:
         if kind is str:  # nearly all leaves are of these kinds: without a call of `_write` for each
             parts.append(name)
             parts.append(_quoted(item if item >= AFTER_NUMBERS else string_text(item)))
+        elif kind is dict:
+            parts.append(name)
+            _write_object(item, parts)
         elif kind is int and PLAIN_MIN < item < PLAIN_MAX:
             parts.append(f'{name}"{item}"')
         elif kind is float:
@@ -94,9 +97,6 @@ def _write_object(value: dict[Any, Any], parts: list[str]) -> None:
                 parts.append(f'{name}"{text}"' if text[-1] != "0" else f'{name}"{text[:-2]}"')
             else:
                 parts.append(f'{name}"{number_text(item)}"')
-        elif kind is dict:
-            parts.append(name)
-            _write_object(item, parts)
         elif item is None:
             parts.append(name + "null")
         elif item is True:
