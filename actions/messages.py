@@ -8,6 +8,8 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Estimate
 from driftwarden.errors import Refused
 
+MODELS_SHOWN_MAX = 100
+
 
 class Notify:
     """One message per idempotency key; there is nothing to undo."""
@@ -40,10 +42,11 @@ class Notify:
         self._parts.lease.check()
         self._parts.notifier.notify(
             f"{request.model.name}: {str(candidate.params.get('subject', 'drift'))[:200]}",
-            str(candidate.params.get("message") or candidate.rationale)[:4000],
+            _message(request),
             key=request.idempotency_key,
             fields={
                 "model": request.model.name,
+                **({"models": list(request.models)} if request.models else {}),
                 "incident": request.incident,
                 "correlation_id": request.correlation_id,
                 "at": request.now,
@@ -55,6 +58,16 @@ class Notify:
     def undo(self, request: ActionRequest, result: EffectResult) -> EffectResult:
         """Refused: a message cannot be unsent."""
         raise Refused("`notify` changed nothing: there is nothing to undo")
+
+
+def _message(request: ActionRequest) -> str:
+    """What is told; over several models, which."""
+    told = str(request.candidate.params.get("message") or request.candidate.rationale)[:4000]
+    if not request.models:
+        return told
+    shown = ", ".join(request.models[:MODELS_SHOWN_MAX])
+    more = f" and {len(request.models) - MODELS_SHOWN_MAX} more" if len(request.models) > MODELS_SHOWN_MAX else ""
+    return f"{told}\none upstream cause over {len(request.models)} models: {shown}{more}"
 
 
 class Nothing:

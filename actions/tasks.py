@@ -38,8 +38,11 @@ def split(payload: JsonObject) -> JsonObject:
 def count_kept_out(payload: JsonObject) -> JsonObject:
     """How many of the rows known are kept out once a batch is too, with those that are already: `{rows, kept_out}`.
 
-    Payload: `rows` (RowSelection, its `excluded` what is kept out already), `batches` (ExcludedRows of the new batch).
+    Payload: `rows` (RowSelection, its `excluded` what is kept out already), `batches` (ExcludedRows of the new batch); or
+    `each`, a list of these: then the answer is `{each}`, in the same order.
     """
+    if "each" in payload:
+        return {"each": [count_kept_out(one) for one in payload["each"]]}
     selection = RowSelection.model_validate(payload["rows"]).narrowed(labelled_only=False, last_rows=None)
     batches = tuple(ExcludedRows.model_validate(batch) for batch in payload["batches"])
     every = len(read_rows(selection.narrowed(excluded=())))

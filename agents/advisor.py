@@ -66,8 +66,10 @@ class AdkAdvisor:
         self._capture_content = capture_content
         telemetry.quiet_libraries()
 
-    def advise(self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str) -> Advice:
-        """Find the cause and plan remedies.
+    def advise(
+        self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str, offline: bool = False
+    ) -> Advice:
+        """Find the cause and plan remedies; `offline`: by the offline reasoner, whichever model is configured.
 
         Raises Retry (the model is away, or everything took longer than `settings.timeout_s`; Away where it is not even
         asked) or GiveUp (no valid answer); what the case itself raises passes through.
@@ -75,7 +77,7 @@ class AdkAdvisor:
         with telemetry.correlation(correlation_id, incident), self._span(correlation_id, incident) as observation:
             executor = ThreadPoolExecutor(1, thread_name_prefix="driftwarden-case")
             try:
-                advice = self._advise(case, knowledge, executor, incident)
+                advice = self._advise(case, knowledge, executor, incident, offline=offline)
             except Error as error:
                 if observation is not None:
                     observation.failed(error.diagnostics())
@@ -97,14 +99,14 @@ class AdkAdvisor:
             yield observation
 
     def _advise(
-        self, case: CaseFile, knowledge: KnowledgeReader, executor: ThreadPoolExecutor, incident: str
+        self, case: CaseFile, knowledge: KnowledgeReader, executor: ThreadPoolExecutor, incident: str, *, offline: bool
     ) -> Advice:
         from driftwarden.agents.tools import Toolbox
 
         toolbox = Toolbox(case, knowledge, executor)
         task = _task_of(case, incident)
-        if not self.model.remote:
-            return _advice(self._run(self.model, toolbox, task, incident), self.model.name, ())
+        if offline or not self.model.remote:
+            return _advice(self._run(ModelSettings(), toolbox, task, incident), OFFLINE, ())
         try:
             return self._asked(toolbox, task, incident)
         except (ModelAway, ModelUseless, _NotAsked) as error:

@@ -26,10 +26,14 @@ Origins = dict[tuple[str | int, ...], str]
 
 
 class RedisSettings(Value):
-    """`url` None: the embedded server."""
+    """`url` None: the embedded server. `prefix` may be a hash tag, like `{driftwarden}:`, which keeps all keys on one slot.
+
+    `shards`: over how many groups of keys incidents are spread; never changes once there are any.
+    """
 
     url: SecretStr | None = None
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+:$")] = "driftwarden:"
+    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+|\{[A-Za-z0-9_.-]+\}):$")] = "driftwarden:"
+    shards: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 class MlflowSettings(Value):
@@ -65,7 +69,9 @@ class ServiceSettings(Value):
 
     `state_key_file`: the key that seals what is kept in Redis, the same on every host that shares it (default: made on first
     use below the state folder). `group_window`: how long after an incident opened events of other models with the same cause
-    upstream may join it.
+    upstream may join it; `group_measured_max`: how many of these have their own loss measured, the rest counts by the worst.
+    `triage_fdr`: the false discovery rate over a window's columns at which one counts as moved; where none does and nothing is
+    lost, no language model is asked.
     """
 
     workers: Annotated[int, Field(ge=1, le=64)] = 2
@@ -223,6 +229,11 @@ class Settings(Value):
             known = ", ".join(sorted(self.models)) or "none is registered"
             raise NotFound("unknown model", got=name, expected=f"one of: {known}")
         return self.models[name]
+
+    def first_upstream(self, name: str) -> str | None:
+        """The first data set that a model is fed from; None where none is configured, or the model is not watched."""
+        model = self.models.get(name)
+        return model.upstream[0] if model is not None and model.upstream else None
 
     @property
     def tracking_uri(self) -> str:

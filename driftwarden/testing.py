@@ -67,6 +67,7 @@ class Asked(NamedTuple):
     knowledge: KnowledgeReader
     correlation_id: str
     incident: str
+    offline: bool = False
 
 
 class ScriptedAdvisor:
@@ -82,10 +83,12 @@ class ScriptedAdvisor:
         self._script = script
         self.asked: list[Asked] = []
 
-    def advise(self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str) -> Advice:
+    def advise(
+        self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str, offline: bool = False
+    ) -> Advice:
         """The next answer of the script."""
         answer = self._script[min(len(self.asked), len(self._script) - 1)]
-        self.asked.append(Asked(case, knowledge, correlation_id, incident))
+        self.asked.append(Asked(case, knowledge, correlation_id, incident, offline))
         if isinstance(answer, Exception):
             raise answer
         return answer

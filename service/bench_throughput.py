@@ -52,9 +52,9 @@ spec:
 class _AtOnce:
     """Agents, measurements and registry that answer at once: no harm, nothing to do."""
 
-    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str) -> Advice:
+    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str, offline: bool = False) -> Advice:
         """A false alarm."""
-        del case, knowledge, correlation_id, incident
+        del case, knowledge, correlation_id, incident, offline
         return Advice(
             finding=Finding(root_cause=RootCause.FALSE_ALARM, confidence=0.9, summary="scripted"),
             plan=Plan(candidates=(Candidate(id="c1", action=ActionName.NONE),)),

@@ -16,7 +16,7 @@ def measure(payload: dict[str, Any]) -> dict[str, Any]:
 
     `payload`: `model` (WatchedModel), `tracking_uri`, `champion_version`, `current` (RowSelection), `reference` (path or
     null: the champion's training rows), `history` (paths of earlier windows, oldest first), `reported_performance`,
-    `rows_max`.
+    `rows_max`, and optionally `only`: names of the measurements that are wanted.
     """
     from driftwarden.pipelines.diagnosis_input import build_input
     from driftwarden.pipelines.diagnostics import measure as measure_one
@@ -31,7 +31,8 @@ def measure(payload: dict[str, Any]) -> dict[str, Any]:
         reported_performance=payload["reported_performance"],
         rows_max=int(payload["rows_max"]),
     )
-    measured: dict[str, Any] = {name: measure_one(name, case).model_dump(mode="json") for name in MEASUREMENT_NAMES}
+    wanted = [name for name in MEASUREMENT_NAMES if name in payload.get("only", MEASUREMENT_NAMES)]
+    measured: dict[str, Any] = {name: measure_one(name, case).model_dump(mode="json") for name in wanted}
     model = WatchedModel.model_validate(payload["model"])
     late = model.labels.uri is not None or model.labels.delay.total_seconds() > 0
     unsaid = {"missing_values"} | ({"no_target", "no_labels"} if late else set())

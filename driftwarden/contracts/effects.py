@@ -14,7 +14,8 @@ class ActionRequest(Value):
 
     `idempotency_key` = SHA-256 of incident, candidate's action and params (never a counter): the sink is asked for it
     before anything is done. `now` is the decision's moment (RFC 3339). `training_rows` and `evaluation_rows` were chosen
-    by the service from rows whose labels are known.
+    by the service from rows whose labels are known. `models`: all that the incident concerns, where they are several;
+    `members`: the same effect on each of the others, with its own window, rows and key.
     """
 
     incident: str
@@ -29,6 +30,8 @@ class ActionRequest(Value):
     window_end: str | None = None
     training_rows: RowSelection | None = None
     evaluation_rows: RowSelection | None = None
+    models: tuple[str, ...] = ()
+    members: tuple["ActionRequest", ...] = ()
 
 
 class Estimate(Value):

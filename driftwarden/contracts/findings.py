@@ -33,6 +33,8 @@ class Finding(Value):
     """Why it drifted. `confidence` comes from measurements; `claimed_confidence` (a model's own word) can only lower it.
 
     `degraded`: what was away when it was found, in words; `confidence_factor`: by which confidence was lowered for it.
+
+    `models`, `upstream`: where one cause moved several models, whom, and the data sets that all of them are fed from.
     """
 
     root_cause: RootCause
@@ -45,6 +47,8 @@ class Finding(Value):
     citations: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
     confidence_factor: Share = 1.0
+    models: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
 
 
 class Candidate(Value):

@@ -166,8 +166,13 @@ class CaseFile(Protocol):
 class Advisor(Protocol):
     """The agents: they read, and say what they think."""
 
-    def advise(self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str) -> Advice:
-        """Find the cause and plan remedies; raises Retry (model away) or GiveUp (no valid answer)."""
+    def advise(
+        self, case: CaseFile, knowledge: KnowledgeReader, *, correlation_id: str, incident: str, offline: bool = False
+    ) -> Advice:
+        """Find the cause and plan remedies; raises Retry (model away) or GiveUp (no valid answer).
+
+        `offline`: without asking a language model, whichever is configured.
+        """
         ...
 
 

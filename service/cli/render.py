@@ -28,6 +28,7 @@ STATE_STYLE = {
     "awaiting_approval": "yellow",
     "verifying": "cyan",
 }
+OUTCOME_STYLE = {"execute": "green", "escalate": "yellow", "monitor": "dim"}
 VERDICT_STYLE = {"pass": "green", "fail": "red", "unknown": "yellow", "not_applicable": "dim"}
 
 
@@ -86,6 +87,8 @@ def render_incident(out: "Console", incident: Incident, *, trace_url: str | None
     """Everything about one incident, for a person on call."""
     out.print(f"[bold]{incident.id}[/bold]  {_styled(incident.state, STATE_STYLE)}  {_plain(incident.model)}")
     out.print(f"correlation id {incident.correlation_id}   opened {incident.opened_at}")
+    if incident.others:
+        out.print(_members(incident))
     if incident.problem:
         out.print(f"[red]problem[/red]  {_plain(incident.problem)}")
     _finding(out, incident)
@@ -111,6 +114,27 @@ def render_incident(out: "Console", incident: Incident, *, trace_url: str | None
         out.print(f"\naudit  driftwarden audit show {incident.id}")
     if trace_url:
         out.print(f"trace  {trace_url}")
+
+
+def _members(incident: Incident) -> "Table":
+    from rich.table import Table
+
+    upstream = incident.finding.upstream if incident.finding else ()
+    fed = f", fed from {', '.join(_plain(name, 60) for name in upstream)}" if upstream else ""
+    title = f"one upstream cause over {len(incident.models)} models{fed}"
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1), title=title, title_justify="left")
+    for column in ("models", "window to", "loss", "decision", "why"):
+        table.add_column(column, overflow="fold")
+    for one in incident.members:
+        loss = one.performance.get("relative_loss")
+        table.add_row(
+            safe_text(one.model, 40),
+            one.event_time[:16].replace("T", " "),
+            "-" if loss is None else f"{loss * 100:.1f} %",
+            _styled(one.outcome or "-", OUTCOME_STYLE),
+            safe_text(one.problem or one.fault or ", ".join(one.failing), 80),
+        )
+    return table
 
 
 def _finding(out: "Console", incident: Incident) -> None:

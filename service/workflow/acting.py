@@ -12,7 +12,6 @@ from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
 from driftwarden.service.workflow.deciding import (
     approval_facts,
     carry_on,
-    decide,
     fail,
     hold_back,
     intend,
@@ -20,6 +19,7 @@ from driftwarden.service.workflow.deciding import (
     withdraw,
 )
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.judging import decide
 from driftwarden.service.workflow.parts import SERVICE, HeldLease, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
@@ -47,6 +47,8 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     result = action.lookup(request)
     if result is None and resumed:
         return _intend_anew(parts, incident)
+    if result is not None and resumed and result.data.get("missing") and not _may_go_on(parts, incident):
+        return _done(parts, incident, request, result)  # what happened is booked, and no more of it happens
     try:
         if result is None:
             action.precheck(request)
@@ -70,6 +72,13 @@ def _intend_anew(parts: Parts, incident: Incident) -> State:
         return fail(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
     incident.intent = None
     return State.EXECUTING
+
+
+def _may_go_on(parts: Parts, incident: Incident) -> bool:
+    """Whether an effect on several models, of which some have had it, is still allowed: decided afresh, for each of them."""
+    parts.require_agreement()
+    decision = decide(parts, incident, approval=approval_facts(parts, incident))
+    return decision.outcome is Outcome.EXECUTE
 
 
 def _call_off(parts: Parts, incident: Incident) -> None:
@@ -177,7 +186,8 @@ def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
         correlation_id=incident.correlation_id,
         causation=incident.intent.audit_hash,
     )
-    parts.ledger.settle(incident.id, cost_usd=result.cost_usd)
+    changed_at = parts.now_for(incident) if result.changed else None
+    parts.ledger.settle(incident.id, cost_usd=result.cost_usd, changed_at=changed_at)
     _use_up(parts, incident)
     told = result.detail or result.action.value
     incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)

@@ -97,12 +97,28 @@ class ApprovalRequest(BaseModel):
         return ", ".join(wrong) or None
 
 
-def bound_document(incident: Incident, terms: ApprovalTerms, lifts: Sequence[str]) -> dict[str, Any]:
-    """Everything that an approval of this incident's plan approves (docs/approvals.md lists the fields)."""
+def bound_document(
+    incident: Incident,
+    terms: ApprovalTerms,
+    lifts: Sequence[str],
+    lifts_of: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Everything that an approval of this incident's plan approves (docs/approvals.md lists the fields).
+
+    `lifts_of`: by model, where several are concerned; default: what failed for each in its last decision.
+    """
     candidate, undo = incident.candidate, incident.undo_of
     if candidate is None:
         raise BadInput("nothing to approve", got=incident.id, expected="a plan")
-    window = incident.event.get("window") or {}
+    members = [
+        {
+            "model": one.model,
+            "champion": one.champion,
+            "window": _window(one.event),
+            "lifts": sorted(one.failing if lifts_of is None else lifts_of.get(one.model, ())),
+        }
+        for one in incident.concerned
+    ]
     document: dict[str, Any] = plain(
         {
             "incident": incident.id,
@@ -112,7 +128,7 @@ def bound_document(incident: Incident, terms: ApprovalTerms, lifts: Sequence[str
             "params": candidate.params,
             "champion": incident.champion_before,
             "challenger": candidate.params.get("to_version"),
-            "window": {name: window.get(name) for name in ("uri", "start", "end", "rows")},
+            "window": _window(incident.event),
             "cost_usd": candidate.cost_usd,
             "approvals": {
                 "required": terms.required,
@@ -122,9 +138,15 @@ def bound_document(incident: Incident, terms: ApprovalTerms, lifts: Sequence[str
             "lifts": sorted(lifts),
             "undo": digest(plain([undo.get("request"), undo.get("result")])) if undo else None,
             "requested_by": undo.get("by") if undo else None,
+            **({"members": members} if incident.others else {}),
         }
     )
     return document
+
+
+def _window(event: Mapping[str, Any]) -> dict[str, Any]:
+    window = event.get("window") or {}
+    return {name: window.get(name) for name in ("uri", "start", "end", "rows")}
 
 
 def _readable(bound: Mapping[str, Any], requested_at: str) -> dict[str, Any]:
@@ -158,14 +180,30 @@ def approval_digest(incident: Incident, decision: Decision) -> str:
     """
     if decision.approvals is None:
         raise BadInput("nothing to approve", got=incident.id, expected="a tier that says who may approve")
-    return digest(bound_document(incident, decision.approvals, lifted_rules(decision)))
+    return digest(bound_document(incident, decision.approvals, _lifts(incident, decision)))
 
 
 def is_bound(incident: Incident, request: ApprovalRequest, terms: ApprovalTerms | None) -> bool:
     """True where what was asked is still what the incident would do, under the terms that its tier has now."""
     if incident.candidate is None or terms is None:
         return False
-    return request.digest == digest(bound_document(incident, terms, request.why))
+    return request.digest == digest(bound_document(incident, terms, request.why, lifts_by_model(request)))
+
+
+def lifts_by_model(request: ApprovalRequest) -> dict[str, list[str]]:
+    """By model the rules whose failure the signers saw, where the request is about several; raises nothing: `is_bound`
+    holds it against the digest."""
+    members = request.bound.get("members")
+    found = [one for one in members if isinstance(one, dict)] if isinstance(members, list) else []
+    told = [one for one in found if isinstance(one.get("lifts"), list)]
+    return {str(one.get("model")): [str(rule) for rule in one["lifts"]] for one in told}
+
+
+def _lifts(incident: Incident, decision: Decision) -> tuple[str, ...]:
+    """What an approval would lift for any of the models concerned."""
+    if not incident.others:
+        return lifted_rules(decision)
+    return tuple(sorted({rule for member in incident.members for rule in member.failing}))
 
 
 def asked_as(request: ApprovalRequest) -> str:
@@ -240,7 +278,7 @@ class Approvals:
         candidate, terms = incident.candidate, decision.approvals
         assert candidate is not None
         assert terms is not None
-        bound = bound_document(incident, terms, lifted_rules(decision))
+        bound = bound_document(incident, terms, _lifts(incident, decision))
         id = approval_id(incident.id, made)
         for other in self.list():
             if other.incident == incident.id and other.id != id and other.state in {"pending", "approved"}:

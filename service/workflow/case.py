@@ -31,7 +31,12 @@ class LiveCase:
         """The newest drift event's data, and how many events the incident holds."""
         event = dict(self._incident.event)
         event["columns"] = list(event.get("columns") or ())[:200]
-        return event | {"events_in_incident": len(self._incident.events)}
+        models = self._incident.models
+        return event | {
+            "events_in_incident": len(self._incident.events),
+            "models_in_incident": len(models),
+            "other_models": [name for name in models if name != self._model.name][:20],
+        }
 
     def model(self) -> dict[str, Any]:
         """The watched model without its files."""
@@ -66,6 +71,21 @@ class LiveCase:
             self._measures = self._measure_all()
         return self._measures[name]
 
+    def performance(self, *, timeout_s: float) -> dict[str, Any]:
+        """The measurement `performance` alone, JSON-able; `{}` where the window cannot be read (`unreadable` says why)."""
+        try:
+            answer = self._parts.sandbox.call(
+                "driftwarden.service.tasks:measure",
+                self._payload() | {"only": ["performance"]},
+                timeout_s=timeout_s,
+                memory_bytes=self._parts.settings.rehearsal.memory_mib * 1024 * 1024,
+            )
+        except (BadInput, Error) as error:
+            self._parts.registry.champion(self._model)  # as below
+            self.unreadable = error.diagnostics()
+            return {}
+        return MEASURE_TYPES["performance"].model_validate(answer["performance"]).model_dump(mode="json")
+
     def measured(self) -> dict[str, dict[str, Any]]:
         """Every measurement made, JSON-able."""
         return {name: one.model_dump(mode="json") for name, one in self._measures.items()}
@@ -83,7 +103,7 @@ class LiveCase:
         changes: list[dict[str, Any]] = [
             {"what": "action", "incident": incident, **entry}
             for incident, entry in self._parts.ledger.entries().items()
-            if entry["model"] == self._model.name and incident != self._incident.id
+            if self._model.name in {entry["model"], *entry.get("models", ())} and incident != self._incident.id
         ]
         changes.sort(key=lambda change: change["at"])
         quarantined = self._parts.quarantined(self._model.name)

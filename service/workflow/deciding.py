@@ -2,24 +2,22 @@
 
 from typing import Any
 
-from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import Outcome
-from driftwarden.contracts.decision import Decision
+from driftwarden.contracts.decision import ApprovalTerms, Decision
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import NotFound
 from driftwarden.service.signing.roster import roster_in_force
 from driftwarden.service.workflow.approvals import (
     ApprovalRequest,
     approved_by,
     asked_as,
     is_bound,
+    lifts_by_model,
     refused_by,
     standing,
 )
-from driftwarden.service.workflow.facts import build_facts
-from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Intent
-from driftwarden.service.workflow.ledger import Caps, wilson_lower
+from driftwarden.service.workflow.judging import decide, joint_terms
+from driftwarden.service.workflow.members import named
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reminding import remind
 from driftwarden.service.workflow.requests import build_request
@@ -28,69 +26,6 @@ from driftwarden.service.workflow.undoing import drop, give_back, leave
 
 # How often more drift may send an incident back before it acts on what it knows; the rest opens the next incident.
 ROUNDS_MAX = 3
-
-
-def fresh_facts(parts: Parts, incident: Incident, approval: dict[str, Any] | None, caps: Caps) -> dict[str, Any]:
-    """The facts of a decision as they are now; `state.*` never counts this incident."""
-    now = parts.now_for(incident)
-    try:
-        model = parts.settings.watched(incident.model)
-    except NotFound:
-        model = None
-    candidate = incident.candidate
-    track = _track_record(parts, incident.model, candidate.action.value) if candidate else None
-    return build_facts(
-        incident,
-        now=now,
-        model=model,
-        state=raised(
-            parts.ledger.facts(incident.id, model=incident.model, now=now, caps=caps),
-            parts.floor.facts(incident.id, model=incident.model, now=now, caps=caps),
-        ),
-        halted=parts.halts.is_halted(incident.model),
-        track_record=track,
-        approval=approval,
-    )
-
-
-def _track_record(parts: Parts, model: str, action: str) -> dict[str, Any]:
-    """As Redis has it, with no fewer failures than the log."""
-    track = parts.ledger.track_record(model=model, action=action)
-    if track["failures"] is None:
-        return track
-    failures = max(track["failures"], parts.floor.failures(model, action))
-    return track | {
-        "failures": failures,
-        "lower_bound": wilson_lower(track["successes"], track["successes"] + failures),
-    }
-
-
-def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None = None) -> Decision:
-    """One decision of the policy in force from fresh facts, written to the audit log before anything follows from it."""
-    # Taken once: the windows that facts are counted over are those of the policy that decides, whatever is reloaded meanwhile.
-    policy = parts.policy()
-    facts = fresh_facts(parts, incident, approval, Caps.of(policy.canonical()))
-    decision = policy.decide(facts)
-    document = decision.to_json()
-    incident.audit["decision"] = parts.audit.append(
-        "decision",
-        {"facts": facts, "decision": document, "policy_digest": policy.digest},
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=incident.audit.get("plan") or incident.audit.get("event"),
-    )
-    incident.facts, incident.decision, incident.outcome = facts, document, decision.outcome.value
-    if incident.decided_at is None:
-        incident.decided_at = rfc3339(parts.clock.now())
-    would = f" (would be {decision.would_be})" if decision.would_be else ""
-    lifted = ", ".join(rule.id for rule in decision.rules if rule.effect == "lifted")
-    if decision.decisive:
-        because = f" because of {', '.join(decision.decisive)}"
-    else:
-        because = f": people lifted {lifted}, every other rule passes" if lifted else ": every rule passes"
-    incident.note(parts.clock, "decision", f"{decision.outcome}{would}{because}", SERVICE)
-    return decision
 
 
 def decide_first(parts: Parts, incident: Incident) -> State:
@@ -150,7 +85,8 @@ def _reserve(parts: Parts, incident: Incident) -> str | None:
     candidate = incident.candidate
     assert candidate is not None
     assert incident.decision is not None
-    lifted = {rule["id"] for rule in incident.decision["rules"] if rule["effect"] == "lifted"}
+    # What was lifted for one member alone was asked of the others a moment ago, with their own facts.
+    lifted = {rule for member in incident.concerned for rule in member.lifted}
     return parts.ledger.reserve(
         incident.id,
         model=incident.model,
@@ -159,6 +95,7 @@ def _reserve(parts: Parts, incident: Incident) -> str | None:
         now=parts.now_for(incident),
         caps=parts.caps().without(lifted),
         undo=incident.undo_of is not None,
+        models=[member.model for member in incident.others],
     )
 
 
@@ -191,6 +128,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
             "before": incident.champion_before,
             "undo": incident.undo_of is not None,
             "estimate": estimate.model_dump(mode="json"),
+            **_intended_of(incident),
         },
         actor=SERVICE,
         incident=incident.id,
@@ -209,18 +147,31 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
     incident.note(parts.clock, "intent", f"{candidate.action} under key {request.idempotency_key[:12]}", SERVICE)
 
 
+def _intended_of(incident: Incident) -> dict[str, Any]:
+    """What the record of an intent over several models says of the others, and of what allows it for each."""
+    if not incident.others:
+        return {}
+    return {
+        "members": [member.model for member in incident.others],
+        "decisions": {member.model: member.decided for member in incident.members},
+    }
+
+
 def ask(parts: Parts, incident: Incident) -> State:
     """Put the plan into the approval queue; where the policy names nobody who could approve, the incident fails."""
     assert incident.decision is not None
     decision = decision_of(incident.decision)
     if decision.approvals is None or incident.candidate is None:
-        unanswerable = "the policy escalates, and names nobody who could approve"
+        whom = f" for all of {named(incident.models)}" if incident.others else ""
+        unanswerable = f"the policy escalates, and names nobody who could approve{whom}"
         if incident.undo_of is not None:
             return leave(parts, incident, unanswerable)
         incident.problem = incident.problem or unanswerable
         return fail(parts, incident, incident.problem)
     finding = incident.finding
     summary = finding.summary if finding else ""
+    if incident.others:
+        summary = f"one upstream cause over {len(incident.models)} models ({named(incident.models)}): {summary}"
     request, _ = parts.approvals.request(incident, decision, summary)
     incident.approval = request.id
     # Not whether the request is new: a process may have died right after it wrote it, and then nobody was told.
@@ -341,19 +292,16 @@ def decide_approved(parts: Parts, incident: Incident) -> State:
 
 
 def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
-    """The fact `approval` of contract §4.10, where this incident's request was granted and not used up."""
+    """The fact `approval` of contract §4.10, where this incident's request was granted and not used up.
+
+    Over several models also `members`: by model the rules whose failure for it the signers saw (`judging` tells them apart).
+    """
     request = parts.approvals.find(incident.approval) if incident.approval is not None else None
     if request is None or incident.candidate is None or request.state != "approved":
         return None
     if incident.asked != asked_as(request) or parts.approvals.is_expired(request):
         return None
-    # What the tier asks for is asked of the policy as it is now: what stands in the store decides nothing.
-    about = {
-        "model": {"name": incident.model, "environment": incident.environment},
-        "finding": {"root_cause": incident.finding.root_cause.value if incident.finding else None},
-        "plan": {"action": incident.candidate.action.value},
-    }
-    if not is_bound(incident, request, parts.policy().decide(about).approvals):
+    if not is_bound(incident, request, _terms_now(parts, incident, incident.candidate.action.value)):
         return None
     granted = approved_by(request, roster_in_force(parts.settings))
     if granted is None:
@@ -362,7 +310,19 @@ def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
         "digest": request.digest,
         "granted": [{"by": grant.by, "group": grant.group, "at": grant.at} for grant in granted],
         "lifts": list(request.why),
+        **({"members": lifts_by_model(request)} if incident.others else {}),
     }
+
+
+def _terms_now(parts: Parts, incident: Incident, action: str) -> ApprovalTerms | None:
+    """What the tiers of all members ask for, as the policy is now: what stands in the store decides nothing."""
+    policy = parts.policy()
+    about = {
+        "finding": {"root_cause": incident.finding.root_cause.value if incident.finding else None},
+        "plan": {"action": action},
+    }
+    names = ({"name": model, "environment": incident.environment} for model in incident.models)
+    return joint_terms([policy.decide(about | {"model": name}).approvals for name in names])
 
 
 def fail(parts: Parts, incident: Incident, reason: str) -> State:

@@ -23,13 +23,17 @@ def build_facts(
     halted: bool | None,
     track_record: dict[str, Any] | None,
     approval: dict[str, Any] | None = None,
+    impact: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One JSON object of facts; what is not known is null, which the policy takes as unknown."""
+    """One JSON object of facts; what is not known is null, which the policy takes as unknown.
+
+    `impact`: where several models are concerned, what they lose together; default: what the lead does.
+    """
     candidate, rehearsal = incident.candidate, incident.rehearsal
     # What an undo mends is what the effect cost since, not what led to the effect.
     measures = {"performance": incident.undo_of["performance"]} if incident.undo_of else incident.measures
     performance = measures.get("performance") or {}
-    loss = proven_loss(performance)
+    own = {"relative_loss": proven_loss(performance), "usd_per_day": usd_per_day(performance, model)}
     facts = {
         "now": now,
         "model": {
@@ -46,7 +50,7 @@ def build_facts(
             "confidence": incident.finding.confidence if incident.finding else None,
         },
         "plan": _plan_facts(incident, candidate),
-        "impact": {"relative_loss": loss, "usd_per_day": _usd_per_day(performance, model)},
+        "impact": own if impact is None else impact,
         "evidence": _evidence_facts(measures, incident, now),
         "rehearsal": _rehearsal_facts(rehearsal),
         "track_record": track_record or {"successes": None, "failures": None, "lower_bound": None},
@@ -109,7 +113,8 @@ def _rehearsal_facts(rehearsal: Rehearsal | None) -> dict[str, Any]:
     return {"win_probability": rehearsal.win_probability, "relative_gain": rehearsal.relative_gain}
 
 
-def _usd_per_day(performance: dict[str, Any], model: WatchedModel | None) -> Decimal | None:
+def usd_per_day(performance: dict[str, Any], model: WatchedModel | None) -> Decimal | None:
+    """What the loss costs a day, in USD; None where it is not known."""
     reference, current = performance.get("reference"), performance.get("current")
     if model is None or reference is None or current is None:
         return None

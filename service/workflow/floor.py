@@ -6,7 +6,7 @@ it had an effect) is not walked again. The log is read as it grows, every stream
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
@@ -83,10 +83,14 @@ class AuditFloor:
 
     def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> JsonObject:
         """The counting facts of contract §4 from the log alone, without the incident that is being decided."""
+        return self.facts_of(incident, models=[model], now=now, caps=caps)[model]
+
+    def facts_of(self, incident: str, *, models: Sequence[str], now: str, caps: Caps) -> dict[str, JsonObject]:
+        """`facts` of several models from one look."""
         with self._lock:
             self._refresh()
             entries = [entry for id, known in self._known.items() if id != incident for entry in known.effects.values()]
-        return count_actions(entries, model=model, now=now, caps=caps)
+        return {model: count_actions(entries, model=model, now=now, caps=caps) for model in models}
 
     def has_unknown_effect(self, incident: Incident) -> bool:
         """True where the log tells of an effect that the stored state does not know: the state was put back."""
@@ -155,6 +159,7 @@ class AuditFloor:
         known.keys[str(record.get("@hash"))] = key
         known.effects[key] = {
             "model": body.get("model"),
+            "models": body.get("members") if isinstance(body.get("members"), list) else [],
             "at": int(moment.timestamp() * 1000),
             "cost": _micro((body.get("estimate") or {}).get("cost_usd")),
             "state": "begun",
@@ -172,12 +177,15 @@ class AuditFloor:
         if entry is None:
             return
         entry |= {"state": "done", "cost": _micro(body.get("cost_usd"))}
-        batch = (body.get("data") or {}).get("batch")
-        if isinstance(batch, str) and body.get("action") == "quarantine_data":
-            batches = known.batches.setdefault(str(entry["model"]), set())
+        data = body.get("data") or {}
+        kept_out = data.get("batches")
+        if not isinstance(kept_out, dict):
+            kept_out = {str(entry["model"]): data.get("batch")}
+        for model, batch in kept_out.items() if body.get("action") == "quarantine_data" else ():
+            batches = known.batches.setdefault(model, set())
             if body.get("undo") is True:
                 batches.discard(batch)
-            elif body.get("changed") is True:
+            elif body.get("changed") is True and isinstance(batch, str):
                 batches.add(batch)
 
     @staticmethod

@@ -28,8 +28,38 @@ class Intent(BaseModel):
     cause_hash: str
 
 
+class Member(BaseModel):
+    """One model that an incident concerns, with its own newest event, its own measured harm and its own decision.
+
+    `event` holds what is used of the event's data (the lead's stands whole in `Incident.event`), `key` is that event's
+    identity, `rows_until` the latest middle of a window among this model's events (RFC 3339). `problem`: the event cannot be
+    handled; `fault`: its window could not be measured. `failing` and `lifted` are ids of rules of the last decision,
+    `decided` its `@hash`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    key: str = ""
+    event: dict[str, Any] = Field(default_factory=dict)
+    event_time: str = ""
+    rows_until: str = ""
+    champion: int | None = None
+    problem: str | None = None
+    fault: str | None = None
+    performance: dict[str, Any] = Field(default_factory=dict)
+    outcome: str | None = None
+    failing: list[str] = Field(default_factory=list)
+    lifted: list[str] = Field(default_factory=list)
+    decided: str | None = None
+
+
 class Incident(BaseModel):
     """One incident; mutable while a worker holds it, committed whole.
+
+    It is about `model`, the lead, and where one upstream cause moved several, about all its `members` (lead first).
+    `triaged` says why no language model was asked, `asked_model` whether one ever was, `looked_at` which event of the lead
+    was investigated.
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
@@ -52,6 +82,10 @@ class Incident(BaseModel):
     event_time: str = ""
     problem: str | None = None
     champion_before: int | None = None
+    members: list[Member] = Field(default_factory=list)
+    triaged: str | None = None
+    asked_model: bool = False
+    looked_at: str = ""
     measures: dict[str, dict[str, Any]] = Field(default_factory=dict)
     finding: Finding | None = None
     plan: Plan | None = None
@@ -102,6 +136,40 @@ class Incident(BaseModel):
         """The rehearsal of the chosen candidate, or None."""
         return next((one for one in self.rehearsals if one.candidate == self.chosen), None)
 
+    @property
+    def concerned(self) -> list[Member]:
+        """Every model concerned, the lead first; never empty."""
+        return self.members or [
+            Member(
+                model=self.model, event=self.event, event_time=self.event_time, champion=self.champion_before,
+                performance=self.measures.get("performance") or {},
+            )
+        ]  # fmt: skip
+
+    @property
+    def others(self) -> list[Member]:
+        """The models beside the lead."""
+        return self.members[1:]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models concerned, the lead first."""
+        return [member.model for member in self.concerned]
+
+    def of(self, member: Member) -> "Incident":
+        """This incident as it is for one of its models: for looking only."""
+        if member.model == self.model:
+            return self
+        return self.model_copy(
+            update={
+                "model": member.model,
+                "event": member.event,
+                "event_time": member.event_time,
+                "champion_before": member.champion,
+                "problem": member.problem,
+            }
+        )
+
     def to_store(self) -> dict[str, Any]:
         """JSON-able document for the store (`stored.load_incident` reads it)."""
         return {"stored_version": STORED_VERSION} | self.model_dump(mode="json")
@@ -116,6 +184,7 @@ def list_view(incident: Incident) -> dict[str, Any]:
             "id": incident.id,
             "correlation_id": incident.correlation_id,
             "model": incident.model,
+            "models": incident.models,
             "environment": incident.environment,
             "state": incident.state.value,
             "outcome": incident.outcome,
@@ -150,9 +219,24 @@ def show_view(incident: Incident, trace_url: str | None) -> dict[str, Any]:
             "result": incident.result.model_dump(mode="json") if incident.result else None,
             "verification": incident.verification.model_dump(mode="json") if incident.verification else None,
             "helped": incident.helped,
+            "triaged": incident.triaged,
+            "members": [_member_view(member) for member in incident.concerned],
             "timeline": incident.timeline,
             "agents_model": incident.agents_model,
             "trace_url": trace_url,
         }
     )
     return document
+
+
+def _member_view(member: Member) -> dict[str, Any]:
+    window = member.event.get("window") or {}
+    return {
+        "model": member.model,
+        "champion": member.champion,
+        "window": {name: window.get(name) for name in ("start", "end", "rows", "uri")},
+        "relative_loss": member.performance.get("relative_loss"),
+        "outcome": member.outcome,
+        "why": member.failing,
+        "problem": member.problem or member.fault,
+    }

@@ -1,12 +1,13 @@
 -- reserve: count one action against every cap, or none at all
--- KEYS: 1 ledger hash (incident -> 64 hex digits, a space, JSON {model, action, cost, at, state, failed, undo}; `<incident>#<n>`: its earlier effects)
+-- KEYS: 1 ledger hash (incident -> 64 hex digits, a space, JSON {model, models, action, cost, at, state, failed, undo}; `<incident>#<n>`: its earlier effects)
 -- ARGV: 1 incident 2 model 3 action 4 cost_microusd 5 at_ms (the decision's moment) 6 day_start_ms
 --       7 day cap 8 model-day cap 9 model rate max 10 model rate window_ms 11 global rate max 12 global rate window_ms
 --       13 model concurrency 14 global concurrency 15 the new entry, sealed        ('' where the policy sets no such cap)
 -- An entry that is 'released' had no effect and counts nowhere; 'running' counts as concurrent.
 local function decode(sealed) -- what cannot even be read stops every reservation; who sealed it, the caller checks
   local ok, entry = pcall(cjson.decode, string.sub(sealed, 66))
-  return ok and type(entry) == 'table' and type(entry.at) == 'number' and type(entry.cost) == 'number' and entry or nil
+  return ok and type(entry) == 'table' and type(entry.at) == 'number' and type(entry.cost) == 'number'
+    and (entry.models == nil or type(entry.models) == 'table') and entry or nil
 end
 local own = redis.call('HGET', KEYS[1], ARGV[1])
 local earlier
@@ -17,32 +18,38 @@ if own then
   if entry.state == 'done' then earlier = own end -- a further effect of the same incident (retry, undo): both count
 end
 local cost, at, day = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local spent, spent_model, rate_model, rate_global, run_model, run_global = 0, 0, 0, 0, 0, 0
+local spent, rate_global, run_global = 0, 0, 0
+local mine = {[ARGV[2]] = {spent = 0, rate = 0, run = 0}} -- of each model that it concerns
+for _, model in ipairs(decode(ARGV[15]).models or {}) do mine[model] = {spent = 0, rate = 0, run = 0} end
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if all[i] ~= ARGV[1] and string.sub(all[i], 1, #ARGV[1] + 1) ~= ARGV[1] .. '#' then
     local e = decode(all[i + 1])
     if not e then return 'unreadable' end
     if e.state ~= 'released' then
-      local same = e.model == ARGV[2]
-      if e.at >= day then
-        spent = spent + e.cost
-        if same then spent_model = spent_model + e.cost end
+      local concerns = {[e.model or ''] = true}
+      for _, model in ipairs(e.models or {}) do concerns[model] = true end
+      for model in pairs(concerns) do
+        local of = mine[model]
+        if of and e.at >= day then of.spent = of.spent + e.cost end
+        if of and ARGV[10] ~= '' and e.at > at - tonumber(ARGV[10]) then of.rate = of.rate + 1 end
+        if of and e.state == 'running' then of.run = of.run + 1 end
       end
-      if ARGV[10] ~= '' and same and e.at > at - tonumber(ARGV[10]) then rate_model = rate_model + 1 end
+      if e.at >= day then spent = spent + e.cost end
       if ARGV[12] ~= '' and e.at > at - tonumber(ARGV[12]) then rate_global = rate_global + 1 end
-      if e.state == 'running' then
-        run_global = run_global + 1
-        if same then run_model = run_model + 1 end
-      end
+      if e.state == 'running' then run_global = run_global + 1 end
     end
   end
 end
 if ARGV[7] ~= '' and spent + cost > tonumber(ARGV[7]) then return 'cost-per-day' end
-if ARGV[8] ~= '' and spent_model + cost > tonumber(ARGV[8]) then return 'cost-per-model-per-day' end
-if ARGV[9] ~= '' and rate_model >= tonumber(ARGV[9]) then return 'rate-per-model' end
+local worst = {spent = 0, rate = 0, run = 0}
+for _, of in pairs(mine) do
+  for name, count in pairs(of) do worst[name] = math.max(worst[name], count) end
+end
+if ARGV[8] ~= '' and worst.spent + cost > tonumber(ARGV[8]) then return 'cost-per-model-per-day' end
+if ARGV[9] ~= '' and worst.rate >= tonumber(ARGV[9]) then return 'rate-per-model' end
 if ARGV[11] ~= '' and rate_global >= tonumber(ARGV[11]) then return 'rate-global' end
-if ARGV[13] ~= '' and run_model >= tonumber(ARGV[13]) then return 'concurrency-per-model' end
+if ARGV[13] ~= '' and worst.run >= tonumber(ARGV[13]) then return 'concurrency-per-model' end
 if ARGV[14] ~= '' and run_global >= tonumber(ARGV[14]) then return 'concurrency-global' end
 if earlier then
   local n = 1

@@ -1,7 +1,9 @@
 """The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
 
-One hash `<prefix>ledger`: incident -> sealed JSON {model, action, cost (micro-USD), at (ms, the decision's own time), state
-(`running`, `done`, `released`), failed, undo}; `<incident>#<n>` its earlier effects, where another followed. A second
+One hash `<prefix>ledger`: incident -> sealed JSON {model, models (others that it concerns), action, cost (micro-USD), at (ms,
+the decision's own time), state (`running`, `done`, `released`), failed, undo, changed (ms, when it changed what is in force)};
+`<incident>#<n>` its earlier effects, where another followed. An action over several models counts for each of them, and once
+where all are counted. A second
 hash `<prefix>track`: `<model>|<action>|<incident>` -> sealed `1` helped, `0` not (`driftwarden.sealing`).
 """
 
@@ -9,13 +11,13 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from importlib.resources import files
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from driftwarden.clock import parse_rfc3339
+from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.watch import parse_duration
 from driftwarden.sealing import Seal
 
@@ -113,12 +115,22 @@ class Ledger:
         self._reserve = client.register_script(files(__package__).joinpath("ledger.lua").read_text(encoding="utf-8"))
 
     def reserve(
-        self, incident: str, *, model: str, action: str, cost_usd: Decimal, now: str, caps: Caps, undo: bool = False
+        self,
+        incident: str,
+        *,
+        model: str,
+        action: str,
+        cost_usd: Decimal,
+        now: str,
+        caps: Caps,
+        undo: bool = False,
+        models: Sequence[str] = (),
     ) -> str | None:
         """Count the action against every cap atomically; None where it fits, else the id of the cap that it would break.
 
         Calling it again while the incident's reservation runs changes nothing; after that it is a further effect.
-        `undo`: it takes an effect back; it counts against the caps, and is no run that could succeed or fail.
+        `undo`: it takes an effect back; it counts against the caps, and is no run that could succeed or fail. `models`: the
+        others that it concerns, whose own caps it must fit too.
         """
         moment = parse_rfc3339(now)
 
@@ -132,7 +144,7 @@ class Ledger:
             return "" if limit is None else str(limit)
 
         entry = {"model": model, "action": action, "cost": int(micro(cost_usd)), "at": _ms(moment), "state": "running"}
-        sealed = self._sealed(incident, entry | {"undo": undo})
+        sealed = self._sealed(incident, entry | {"undo": undo} | ({"models": [*models]} if models else {}))
         answer = self._reserve(
             keys=[self._key],
             args=[
@@ -144,9 +156,33 @@ class Ledger:
         text = answer.decode() if isinstance(answer, bytes) else str(answer)
         return None if text == "OK" else text
 
-    def settle(self, incident: str, *, cost_usd: Decimal | None = None, failed: bool = False) -> None:
-        """The effect is over: what it cost, whether it failed. Settling again with `failed` only adds that."""
-        self._change(incident, state="done", failed=failed, cost_usd=cost_usd)
+    def settle(
+        self, incident: str, *, cost_usd: Decimal | None = None, failed: bool = False, changed_at: str | None = None
+    ) -> None:
+        """The effect is over: what it cost, whether it failed, when it changed what is in force (RFC 3339; None: it did not).
+
+        Settling again with `failed` only adds that.
+        """
+        changed_ms = None if changed_at is None else _ms(parse_rfc3339(changed_at))
+        self._change(incident, state="done", failed=failed, cost_usd=cost_usd, changed_ms=changed_ms)
+
+    def running_by_model(self, *, besides: str) -> dict[str, list[str]]:
+        """Other incidents than `besides` whose action runs, by each model that it concerns."""
+        found: dict[str, list[str]] = {}
+        for key, entry in self.entries().items():
+            if entry["state"] == "running" and key.partition("#")[0] != besides:
+                for model in {entry["model"], *entry.get("models", ())}:
+                    found.setdefault(model, []).append(key)
+        return found
+
+    def last_change(self, model: str, *, besides: str) -> str | None:
+        """When an action of another incident than `besides` last changed what is in force for the model (RFC 3339), or None."""
+        changes = [
+            entry["changed"]
+            for key, entry in self.entries().items()
+            if entry.get("changed") is not None and _concerns(entry, model) and key.partition("#")[0] != besides
+        ]
+        return rfc3339(datetime.fromtimestamp(max(changes) / 1000, UTC)) if changes else None
 
     def fail_effect(self, incident: str) -> None:
         """The effect did harm: the last entry of the incident that is no undo counts as a failure."""
@@ -167,11 +203,21 @@ class Ledger:
         if entry is not None and entry["state"] == "running":
             self._change(incident, state="done", failed=True, cost_usd=None)
 
-    def _change(self, incident: str, *, state: str, failed: bool, cost_usd: Decimal | None) -> None:
+    def _change(
+        self,
+        incident: str,
+        *,
+        state: str,
+        failed: bool,
+        cost_usd: Decimal | None,
+        changed_ms: int | None = None,
+    ) -> None:
         entry = self._entry(incident)
         if entry is None:
             return
         entry |= {"state": state, "failed": failed or entry.get("failed", False)}
+        if changed_ms is not None:
+            entry["changed"] = changed_ms
         if cost_usd is not None:
             entry["cost"] = int((cost_usd * _MICRO).to_integral_value(ROUND_CEILING))
         self._redis.hset(self._key, incident, self._sealed(incident, entry))
@@ -203,15 +249,19 @@ class Ledger:
 
         None for all of them (unknown) where an entry stands there that is not of ours: nobody knows what it replaced.
         """
+        return self.facts_of(incident, models=[model], now=now, caps=caps)[model]
+
+    def facts_of(self, incident: str, *, models: Sequence[str], now: str, caps: Caps) -> dict[str, dict[str, Any]]:
+        """`facts` of several models from one look."""
         found = self._all()
         if None in found.values():
-            return dict.fromkeys(STATE_FACTS)
+            return {model: dict.fromkeys(STATE_FACTS) for model in models}
         others = [
             entry
             for key, entry in found.items()
             if entry is not None and entry["state"] != "released" and key.partition("#")[0] != incident
         ]
-        return count_actions(others, model=model, now=now, caps=caps)
+        return {model: count_actions(others, model=model, now=now, caps=caps) for model in models}
 
     def record_outcome(self, incident: str, *, model: str, action: str, helped: bool) -> None:
         """Remember whether an action helped, once for each incident."""
@@ -242,14 +292,14 @@ class Ledger:
 
 
 def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str, caps: Caps) -> dict[str, Any]:
-    """The counting facts of contract §4 from entries `{model, at, cost, state, failed, undo}`.
+    """The counting facts of contract §4 from entries `{model, models, at, cost, state, failed, undo}`.
 
     One that is dated later than `now` counts as of now: clocks differ, and what happened must not vanish for that.
     """
     moment = parse_rfc3339(now)
     at, day = _ms(moment), _day_start_ms(moment, caps.zone)
     counted = [{**entry, "at": min(entry["at"], at)} for entry in entries]
-    mine = [entry for entry in counted if entry["model"] == model]
+    mine = [entry for entry in counted if _concerns(entry, model)]
     last = max(mine, key=lambda entry: entry["at"], default=None)
     since = at - caps.breaker_window_ms
     finished = [e for e in mine if e["state"] == "done" and e["at"] > since and not e.get("undo")]
@@ -274,6 +324,10 @@ def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str,
         "recent_runs": len(finished),
         "recent_failures": sum(bool(entry.get("failed")) for entry in finished),
     }
+
+
+def _concerns(entry: Mapping[str, Any], model: str) -> bool:
+    return entry["model"] == model or model in entry.get("models", ())
 
 
 def _escape(text: str) -> str:

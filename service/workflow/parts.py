@@ -1,6 +1,6 @@
 """What the steps of the workflow need, chosen by the composition root and injected."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -96,6 +96,11 @@ class StreamTime:
 Span = Callable[..., AbstractContextManager[Any]]
 
 
+def _none_of(model: str) -> Collection[str]:
+    del model
+    return ()
+
+
 def _alone(digest: str | None = None) -> None:
     del digest
 
@@ -132,6 +137,8 @@ class Parts:
     # Raises Disagreed while workers hold different policies, or that of `digest` is not in force. Default: one process.
     require_agreement: Callable[..., None] = field(default=_alone)
     breakers: Breakers = field(default_factory=Breakers)
+    # Incidents whose effect on a model is being verified.
+    verifying: Callable[[str], Collection[str]] = field(default=_none_of)
 
     def now_for(self, incident: Incident) -> str:
         """The moment of a decision about this incident (RFC 3339); an undo is decided when the harm is seen, not before."""

@@ -16,6 +16,7 @@ from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable, NotFound
+from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.retries import LoopPauses
@@ -245,11 +246,15 @@ class ServiceProcess:
         return event.type == PERFORMANCE_TYPE and event.model in self._parts.settings.models
 
     def _admit(self, deliveries: Sequence[Delivery]) -> None:
-        admissions = self._store.admit_many(deliveries, now=rfc3339(self._parts.clock.now()))
+        admissions = self._store.admit_many(deliveries, now=rfc3339(self._parts.clock.now()), groups=self._groups)
         for one, admission in zip(deliveries, admissions, strict=True):
             with correlation(one.event.correlation_id):
                 about = {"incident": admission.incident, "model": one.event.model, "kind": one.event.kind}
                 log.info("event %s", admission.kind, extra=about)
+
+    def _groups(self, event: DriftEvent) -> Sequence[str]:
+        """Under which names events of other models share an incident with this one."""
+        return group_names(event, self._parts.settings.models.get(event.model))
 
     def _watch(self, watch_policy: Callable[[], None]) -> None:
         while not self._stop.wait(POLICY_EVERY_S):

@@ -9,7 +9,7 @@ from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput
-from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.incident import Incident, Member
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.strict import canonical_json, plain
@@ -18,19 +18,57 @@ from driftwarden.strict import canonical_json, plain
 def idempotency_key(incident: Incident, candidate: Candidate) -> str:
     """64 hex digits from what the effect is, never from a counter: the same effect has the same key after any crash.
 
-    The champion is part of it: against another champion, the same action is another effect.
+    The champion is part of it: against another champion, the same action is another effect. So are the models concerned and
+    their windows, where they are several.
     """
-    effect = {
+    effect: dict[str, Any] = {
         "incident": incident.id,
         "champion": incident.champion_before,
         "action": candidate.action.value,
         "params": plain(candidate.params),
     }
+    if incident.others:
+        effect |= {
+            "model": incident.model,
+            "members": plain([[one.model, one.champion, one.event.get("window")] for one in incident.members]),
+        }
     return hashlib.sha256(canonical_json(effect)).hexdigest()
 
 
 def build_request(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> ActionRequest:
-    """The request of one candidate's effect; training rows only where rows are learned from, or kept from it."""
+    """The request of one candidate's effect; training rows only where rows are learned from, or kept from it.
+
+    Over several models, data are kept out of each: the others' requests are `members` of the lead's. One whose event cannot be
+    handled, or names no window, is left out.
+    """
+    request = _build(parts, incident, model, candidate)
+    if not incident.others:
+        return request
+    members: tuple[ActionRequest, ...] = ()
+    if candidate.action is ActionName.QUARANTINE_DATA:
+        members = tuple(
+            _build(parts, incident.of(one), parts.settings.watched(one.model), _of_member(candidate, one))
+            for one in incident.others
+            if one.problem is None and _is_window(one, parts.settings.watched(one.model))
+        )
+    return request.model_copy(update={"models": tuple(incident.models), "members": members})
+
+
+def _is_window(member: Member, model: WatchedModel) -> bool:
+    window = member.event.get("window") or {}
+    timed = window.get("start") and window.get("end") and model.time_column is not None
+    return bool(window.get("uri") or timed)
+
+
+def _of_member(candidate: Candidate, member: Member) -> Candidate:
+    """The candidate on the member's own window."""
+    window = member.event.get("window") or {}
+    own = {name: window[name] for name in ("uri", "start", "end") if window.get(name) is not None}
+    kept = {name: value for name, value in candidate.params.items() if name not in {"uri", "start", "end"}}
+    return candidate.model_copy(update={"params": kept | own})
+
+
+def _build(parts: Parts, incident: Incident, model: WatchedModel, candidate: Candidate) -> ActionRequest:
     now = parts.now_for(incident)
     window: dict[str, Any] = incident.event.get("window") or {}
     training = evaluation = None

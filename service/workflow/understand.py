@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from driftwarden.agents.remedies import Harm, remedies
-from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.event import DriftEvent, parse_event
@@ -15,22 +14,35 @@ from driftwarden.errors import BadInput, Error, GiveUp, NotFound
 from driftwarden.service.workflow.breakers import Consulted, degrade
 from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.members import (
+    harmed,
+    measure_members,
+    named,
+    refused_over_many,
+    remember_window,
+    shared_upstream,
+    take_members,
+    tell_at_least,
+)
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
+from driftwarden.service.workflow.triage import nothing_to_do, triage
 
 log = logging.getLogger(__name__)
 
+UNMEASURED = "nothing could be measured"
 REHEARSED_ACTIONS = frozenset({ActionName.RETRAIN, ActionName.ROLLBACK})
 
 
 def take_in(parts: Parts, incident: Incident, raws: list[str]) -> State:
-    """received -> triaged: the events that came, the model they are about, and whether its window can be read."""
-    events = [parse_event(raw) for raw in raws]
-    newest = events[-1]
+    """received -> triaged: the events that came, the models they are about, and whether their windows can be read."""
+    came = [parse_event(raw) for raw in raws]
+    newest = next((event for event in reversed(came) if event.model == incident.model), came[-1])
     # Everything that may have to be tried again comes first: what is noted below was looked at, whatever dies when.
-    champion, problem = _look(parts, incident.model, newest)
+    events = take_members(parts, incident, came, _look)
+    lead = incident.members[0]
     for event in events[len(incident.events) :]:
         incident.audit["event"] = parts.audit.append(
             "event",
@@ -39,13 +51,16 @@ def take_in(parts: Parts, incident: Incident, raws: list[str]) -> State:
             incident=incident.id,
             correlation_id=incident.correlation_id,
         )
-        incident.note(parts.clock, "event", f"{event.kind} from {event.source}", SERVICE)
+        whose = "" if event.model == incident.model else f" of {event.model}"
+        incident.note(parts.clock, "event", f"{event.kind}{whose} from {event.source}", SERVICE)
     incident.event = newest.model_dump(mode="json")["data"]
     incident.environment = newest.data.environment
-    incident.event_time = rfc3339(_moment(newest))
-    incident.champion_before, incident.problem = champion, problem
-    if problem:
-        incident.note(parts.clock, "event", f"cannot be handled: {problem}", SERVICE)
+    incident.event_time = lead.event_time
+    incident.champion_before, incident.problem = lead.champion, lead.problem
+    for member in incident.members:
+        if member.problem:
+            whose = "" if member is lead else f" for {member.model}"
+            incident.note(parts.clock, "event", f"cannot be handled{whose}: {member.problem}", SERVICE)
     incident.events = [{"source": event.source, "id": event.id, "type": event.type} for event in events]
     return State.TRIAGED
 
@@ -72,11 +87,6 @@ def _look(parts: Parts, name: str, event: DriftEvent) -> tuple[int | None, str |
     return champion, None
 
 
-def _moment(event: DriftEvent) -> Any:
-    window = getattr(event.data, "window", None)
-    return window.end if window is not None and window.end is not None else event.time
-
-
 def _check_files(parts: Parts, model: WatchedModel, event: DriftEvent) -> None:
     rows = ModelRows(parts.settings, model, {})
     for part in (getattr(event.data, "window", None), getattr(event.data, "reference", None)):
@@ -85,24 +95,71 @@ def _check_files(parts: Parts, model: WatchedModel, event: DriftEvent) -> None:
 
 
 def investigate(parts: Parts, incident: Incident) -> State:
-    """triaged -> investigated: the agents read the case and say what they think; measurements are kept."""
-    model = parts.settings.watched(incident.model)
-    case = LiveCase(parts, incident, model)
+    """triaged -> investigated: the agents read the case and say what they think; measurements are kept.
+
+    One investigation, of the lead; how much the other models are harmed is measured for each.
+    """
+    lead = incident.concerned[0]
+    if incident.finding is None or not incident.looked_at or incident.looked_at != lead.key:
+        seen = _ask_agents(parts, incident)
+    else:  # only others joined: the cause is the lead's, and has been looked into
+        seen, incident.problem = {}, lead.fault
+    measure_members(parts, incident)
+    assert incident.finding is not None
+    if incident.others:
+        shared = {"models": tuple(incident.models), "upstream": shared_upstream(parts, incident)}
+        incident.finding = incident.finding.model_copy(update=shared)
+    _tell_finding(parts, incident, seen)
+    return State.INVESTIGATED
+
+
+def _ask_agents(parts: Parts, incident: Incident) -> dict[str, Any]:
+    """Measure, ask, and keep finding and plan; returns what the record of the finding tells beside it."""
+    case = LiveCase(parts, incident, parts.settings.watched(incident.model))
+    sorted_out = triage(parts, incident, case)
     consulted, factor = Consulted(parts.knowledge), parts.settings.service.degraded.knowledge_factor
-    advice = parts.advisor.advise(case, consulted, correlation_id=incident.correlation_id, incident=incident.id)
+    advice = parts.advisor.advise(
+        case,
+        consulted,
+        correlation_id=incident.correlation_id,
+        incident=incident.id,
+        offline=sorted_out is not None,
+    )
     case.measure("performance")  # the impact is a fact of the decision, whether the agents asked for it or not
     incident.measures = case.measured()
     finding = degrade(advice, consulted, parts.breakers.chroma, knowledge_factor=factor)
-    incident.finding, incident.plan, incident.agents_model = finding, advice.plan, advice.model
-    investigator = Actor(kind="agent", id=f"investigator/{advice.model}")
+    plan, lead = advice.plan, incident.concerned[0]
+    if sorted_out is not None:
+        told = f"triaged: {sorted_out.reason}, no model was asked. {finding.summary}"
+        finding = finding.model_copy(update={"summary": told})
+        plan = nothing_to_do(sorted_out.reason) if sorted_out.over else plan
+    incident.finding, incident.plan, incident.agents_model = finding, plan, advice.model
+    incident.triaged = sorted_out.reason if sorted_out is not None else None
+    incident.asked_model = incident.asked_model or sorted_out is None
+    # What was sorted out is looked at anew whenever something joins: it may not be so any more.
+    anew = sorted_out is not None and (sorted_out.over or not incident.asked_model)
+    incident.looked_at = "" if anew else lead.key
+    lead.performance = incident.measures["performance"]
+    if case.faults:
+        incident.problem = f"the window's table: {'; '.join(case.faults)}"
+    if case.unreadable:
+        incident.problem = f"{UNMEASURED}: {case.unreadable}"
+    lead.fault = incident.problem
+    remember_window(parts, incident, incident.measures["performance"])
+    return {
+        "window_faults": case.faults,
+        "steps": [step.model_dump(mode="json") for step in advice.steps],
+        "tokens": {"input": advice.input_tokens, "output": advice.output_tokens},
+    }
+
+
+def _tell_finding(parts: Parts, incident: Incident, seen: dict[str, Any]) -> None:
+    finding = incident.finding
+    assert finding is not None
+    investigator = Actor(kind="agent", id=f"investigator/{incident.agents_model}")
     incident.audit["finding"] = parts.audit.append(
         "finding",
-        {
-            **finding.model_dump(mode="json"),
-            "window_faults": case.faults,
-            "steps": [step.model_dump(mode="json") for step in advice.steps],
-            "tokens": {"input": advice.input_tokens, "output": advice.output_tokens},
-        },
+        {**finding.model_dump(mode="json"), **seen},
         actor=investigator,
         incident=incident.id,
         correlation_id=incident.correlation_id,
@@ -117,33 +174,19 @@ def investigate(parts: Parts, incident: Incident) -> State:
     )
     for missing in finding.degraded:
         incident.note(parts.clock, "finding", f"degraded: {missing}", SERVICE)
-    _remember_window(parts, incident, model)
-    for fault in case.faults:
+    if incident.others:
+        fed = f", all fed from {', '.join(finding.upstream)}" if finding.upstream else ""
+        incident.note(
+            parts.clock,
+            "finding",
+            f"one upstream cause over {len(incident.models)} models{fed}: {named(incident.models)}; "
+            f"harmed as measured: {named(harmed(incident)) or 'none'}",
+            SERVICE,
+        )
+    for fault in seen.get("window_faults", ()):
         incident.note(parts.clock, "finding", f"the window's table: {fault}", SERVICE)
-    if case.faults:
-        incident.problem = f"the window's table: {'; '.join(case.faults)}"
-    if case.unreadable:
-        incident.problem = f"nothing could be measured: {case.unreadable}"
+    if incident.problem and incident.problem.startswith(UNMEASURED):
         incident.note(parts.clock, "finding", incident.problem, SERVICE)
-    return State.INVESTIGATED
-
-
-def _remember_window(parts: Parts, incident: Incident, model: WatchedModel) -> None:
-    performance = incident.measures.get("performance", {})
-    window = incident.event.get("window") or {}
-    parts.metrics.record(
-        model.name,
-        {
-            "start": window.get("start"),
-            "end": incident.event_time,
-            "rows": performance.get("rows_current") or window.get("rows"),
-            "metric": performance.get("metric") or model.metric,
-            "value": performance.get("current"),
-            "reference": performance.get("reference"),
-            "drift_share": incident.event.get("drift_share"),
-            "incident": incident.id,
-        },
-    )
 
 
 def write_plan(parts: Parts, incident: Incident) -> State:
@@ -155,11 +198,11 @@ def write_plan(parts: Parts, incident: Incident) -> State:
     priced = []
     for candidate in incident.plan.candidates:
         request = build_request(parts, incident, model, candidate)
-        reason = _refusal(parts, request)
+        reason = refused_over_many(incident, candidate) or _refusal(parts, request)
         if reason:
             refused[candidate.id] = reason
         priced.append(candidate if reason else _priced(parts, request))
-    incident.plan = incident.plan.model_copy(update={"candidates": tuple(priced)})
+    incident.plan = incident.plan.model_copy(update={"candidates": tell_at_least(incident, priced, refused)})
     incident.rehearsal_notes = {"refused": refused}
     incident.audit["plan"] = parts.audit.append(
         "plan",

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from driftwarden.audit import AuditWriter
+from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.effects import ActionRequest, Comparison, EffectResult, Estimate
 from driftwarden.contracts.findings import Advice, Candidate, Finding, Plan
-from driftwarden.contracts.measurements import MEASURE_TYPES
+from driftwarden.contracts.measurements import MEASURE_TYPES, Measured, MeasurementName
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import Refused
 from driftwarden.policies import load_policy
@@ -197,12 +198,16 @@ class Script:
     gain: float | None = None
     gain_win: float | None = None
     advised: int = 0
+    model_calls: int = 0
+    losses: dict[str, float | None] = field(default_factory=dict)
+    measured: dict[MeasurementName, Measured] = field(default_factory=dict)
     on_advise: Callable[[], object] = lambda: None
     labels_in: str = ""
 
-    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str) -> Advice:
-        """The scripted finding and plan."""
+    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str, offline: bool = False) -> Advice:
+        """The scripted finding and plan; `model_calls` are those that a language model would have cost."""
         self.advised += 1
+        self.model_calls += not offline
         self.on_advise()
         return Advice(
             finding=Finding(root_cause=self.root_cause, confidence=self.confidence, summary="scripted"),
@@ -216,8 +221,10 @@ class Script:
         """Measurements, rehearsals and scores, as scripted."""
         if task.endswith(":measure"):
             measures = {name: kind(rows_current=500) for name, kind in MEASURE_TYPES.items()}
-            performance = {"labelled_rows": 500, "reference": 0.9, "current": 0.7, "relative_loss": self.loss}
+            loss = self.losses.get(payload["model"]["name"], self.loss)
+            performance = {"labelled_rows": 500, "reference": 0.9, "current": 0.7, "relative_loss": loss}
             measures["performance"] = measures["performance"].model_copy(update=performance)
+            measures |= self.measured
             return {name: measure.model_dump(mode="json") for name, measure in measures.items()}
         if task.endswith(":rehearse"):
             told = [
@@ -293,7 +300,13 @@ class World:
     """One service and its surroundings; `restart` is a new process over what the old one left."""
 
     def __init__(
-        self, folder: Path, client: Any, *, models: tuple[str, ...] = ("m",), memory_log: bool = False
+        self,
+        folder: Path,
+        client: Any,
+        *,
+        models: tuple[str, ...] = ("m",),
+        memory_log: bool = False,
+        upstream: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.client, self.clock = folder, client, TestClock()
         self.plant, self.script, self.silent = Plant(), Script(), Silent()
@@ -302,7 +315,7 @@ class World:
         for name in ("w.csv", "history.csv"):
             (self.data / name).write_text("x,y\n1,0\n2,1\n")
         watched = {
-            name: WatchedModel(name=name, task="classification", target="y", metric="accuracy", time_column="ts",
+            name: WatchedModel(name=name, task="classification", target="y", metric="accuracy", time_column="ts", upstream=upstream,
                                data={"history": str(self.data / "history.csv"), "roots": (str(self.data),)})  # type: ignore[arg-type]
             for name in models
         }  # fmt: skip
@@ -350,10 +363,10 @@ class World:
     # What happens
 
     def event(self, model: str = "m", *, id: str | None = None, **data: Any) -> dict[str, Any]:
-        """A drift event of a window of this hour."""
+        """A drift event of a window that has just begun: after every change until now."""
         self._sent += 1
-        window = {"start": "2026-11-20T07:00:00Z", "end": f"2026-11-20T08:{self._sent % 60:02d}:00Z", "rows": 2,
-                  "uri": str(self.data / "w.csv")}  # fmt: skip
+        end = self.clock.moment + timedelta(seconds=1 + self._sent % 60)
+        window = {"start": rfc3339(self.clock.moment), "end": rfc3339(end), "rows": 2, "uri": str(self.data / "w.csv")}
         body = {"model": model, "kind": "data_drift", "window": window} | data
         return build_event(body, source="test", id=id or f"e{self._sent}", time="2026-11-20T08:30:00Z")
 

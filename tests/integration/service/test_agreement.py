@@ -127,7 +127,7 @@ def test_facts_are_counted_over_the_windows_of_the_policy_that_decides(
     world: Any, other: PolicyAgreement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reloaded while the facts are gathered: the decision is all of the old policy, and so not carried out."""
-    gather, seen = world.parts.ledger.facts, []
+    gather, seen = world.parts.ledger.facts_of, []
 
     def reload_before(*values: Any, caps: Any, **named: Any) -> Any:
         seen.append(caps.zone)
@@ -137,7 +137,7 @@ def test_facts_are_counted_over_the_windows_of_the_policy_that_decides(
             PolicyAgreement(world.client, PREFIX, "other", world.policy).announce()
         return gather(*values, caps=caps, **named)
 
-    monkeypatch.setattr(world.parts.ledger, "facts", reload_before)
+    monkeypatch.setattr(world.parts.ledger, "facts_of", reload_before)
     world.send()
     world.run()
     assert world.records("intent") == []

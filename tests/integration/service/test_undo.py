@@ -276,7 +276,7 @@ def dying_at_second(point: str) -> Callable[[str], None]:
 def test_half_a_step_is_taken_back_before_it_is_tried_again(world: Any) -> None:
     """The server goes away while the undo is decided: the proposal was never made, and the next try makes it."""
     harm(world)
-    facts, away = world.parts.ledger.facts, [1]
+    facts, away = world.parts.ledger.facts_of, [1]
 
     def gone(*args: Any, **more: Any) -> Any:
         if away:
@@ -284,7 +284,7 @@ def test_half_a_step_is_taken_back_before_it_is_tried_again(world: Any) -> None:
             raise ConnectionError("redis is away")
         return facts(*args, **more)
 
-    world.parts.ledger.facts = gone
+    world.parts.ledger.facts_of = gone
     world.later(seconds=301)
     assert (world.only().state, world.only().undo_of, world.only().tries) == ("verifying", None, 1)
     world.later(seconds=10)

@@ -1,0 +1,369 @@
+"""One cause upstream of several models: one incident, one investigation, no retraining; and no model is forgotten in it."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftwarden.actions.quarantine import QuarantineData
+from driftwarden.contracts.base import ActionName, RootCause
+from driftwarden.contracts.findings import Candidate
+from driftwarden.policies import load_policy, replay
+from driftwarden.service.workflow.deciding import approval_facts
+from driftwarden.service.workflow.parts import HeldLease
+
+MODELS = ("a", "b", "c")
+COLUMNS = [{"name": "x", "type": "numeric", "role": "feature", "drifted": True}]
+CANDIDATES = tuple(
+    Candidate(id=f"c{number}", action=action, params=params)
+    for number, (action, params) in enumerate(
+        [(ActionName.RETRAIN, {}), (ActionName.QUARANTINE_DATA, {}), (ActionName.NOTIFY, {})], start=1
+    )
+)
+STRICT = """    - name: critical
+      models: ["c"]
+      allow: [quarantine_data, notify]
+      approvals: {required: 2, from: [risk], expiresAfter: 1h}
+"""
+NONE = Candidate(id="c1", action=ActionName.NONE)
+
+
+class Counting:
+    """Stands in for the sandbox of the action: how many rows would be kept out."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def call(self, task: str, payload: dict[str, Any], **limits: Any) -> dict[str, Any]:
+        """A tenth of the rows, of each."""
+        self.asked.append(payload)
+        one = {"rows": 100, "kept_out": 10}
+        return {"each": [one for _ in payload["each"]]} if "each" in payload else one
+
+
+@pytest.fixture
+def new(new_world: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a world of models fed from one table, with the real quarantine."""
+
+    def make(models: tuple[str, ...] = MODELS, **values: Any) -> Any:
+        world = new_world(models=models, upstream=("sensors",), **values)
+        parts: Any = type("Parts", (), {"state": world.parts.state, "lease": HeldLease(), "sandbox": Counting(),
+                                        "settings": world.settings, "on_step": staticmethod(lambda name: None)})  # fmt: skip
+        world.actions[ActionName.QUARANTINE_DATA] = QuarantineData(parts)
+        world.script.candidates, world.script.root_cause = CANDIDATES, RootCause.MISSING_VALUES
+        return world
+
+    return make
+
+
+def drift(world: Any, model: str, **data: Any) -> None:
+    """Drift of the column that the broken table feeds, on the model's own window."""
+    (world.data / f"{model}.csv").write_text("x,y\n1,0\n2,1\n")
+    event = world.event(model, columns=COLUMNS, **data)
+    event["data"]["window"].setdefault("uri", "")
+    if event["data"]["window"]["uri"].endswith("w.csv"):
+        event["data"]["window"]["uri"] = str(world.data / f"{model}.csv")
+    world.send(event)
+
+
+def kept_out(world: Any) -> dict[str, list[str]]:
+    """Files in quarantine, by model."""
+    found = {model: world.parts.state.quarantined(model).values() for model in world.settings.models}
+    return {model: [Path(record["uri"]).name for record in records] for model, records in found.items() if records}
+
+
+def loose(world: Any, extra: str = "", **changes: str) -> None:
+    """A policy in force with another tier before the usual one."""
+    text = world.policy_text()
+    for old, fresh in changes.items():
+        text = text.replace(old, fresh)
+    world.policy.replace(load_policy(text.replace("  tiers:\n", f"  tiers:\n{extra}"), "policy.yml"))
+
+
+def test_one_broken_table_over_a_hundred_models_is_one_incident(new: Callable[..., Any]) -> None:
+    """One investigation, no model retrained, every model's own window kept out, and the blast radius is a fact."""
+    models = tuple(f"model-{number:03d}" for number in range(100))
+    world = new(models, memory_log=True)
+    for model in models:
+        drift(world, model)
+    world.run()
+    incident = world.only()
+    assert incident.models == list(models)
+    assert (incident.state, incident.outcome, incident.candidate.action) == ("resolved", "execute", "quarantine_data")
+    assert (world.script.model_calls, world.plant.moves, incident.rehearsals) == (1, [], [])
+    assert incident.rehearsal_notes["refused"]["c1"].startswith("one upstream cause over 100 models")
+    assert incident.facts["plan"]["models_affected"] == 100
+    assert (incident.finding.models, incident.finding.upstream) == (models, ("sensors",))
+    assert kept_out(world) == {model: [f"{model}.csv"] for model in models}
+    assert len({record["key"] for model in models for record in world.parts.state.quarantined(model).values()}) == 100
+    (entry,) = world.parts.ledger.entries().values()
+    assert (entry["model"], len(entry["models"])) == (models[0], 99)
+    assert all(world.store.list(model=model)[0].id == incident.id for model in (models[0], models[99]))
+
+
+def test_every_member_is_decided_and_the_records_can_be_replayed(new: Callable[..., Any]) -> None:
+    """A decision of each model with its own facts, twice: when it is planned, and right before the effect."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    decisions = world.records("decision")
+    assert [one["body"]["facts"]["model"]["name"] for one in decisions] == ["b", "c", "a"] * 2
+    (intent,) = world.records("intent")
+    assert intent["causation"] == decisions[-1]["@hash"]
+    assert intent["body"]["members"] == ["b", "c"]
+    assert set(intent["body"]["decisions"].values()) == {one["@hash"] for one in decisions[3:]}
+    report = replay(decisions, load_policy(world.policy_text(), "policy.yml"))
+    assert (report.decisions, report.same, report.faults) == (6, 6, [])
+
+
+def test_the_strictest_member_decides(new: Callable[..., Any]) -> None:
+    """One member is halted: nothing happens to any of them, and the terms are those that satisfy every tier."""
+    world = new()
+    loose(world, STRICT)
+    world.parts.halts.halt("c", reason="stop", by="ada")
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    incident = world.only()
+    assert (incident.state, incident.outcome) == ("awaiting_approval", "escalate")
+    assert incident.facts["model"]["name"] == "c"
+    assert {one.model: one.outcome for one in incident.members} == {"a": "execute", "b": "execute", "c": "escalate"}
+    request = world.pending()
+    assert (request.required, request.groups) == (2, ("risk",))
+    assert [one["model"] for one in request.bound["members"]] == [*MODELS]
+    assert {one["model"]: one["lifts"] for one in request.bound["members"]} == {"a": [], "b": [], "c": ["halted"]}
+    assert kept_out(world) == {}
+
+
+def test_an_approval_lifts_for_a_member_what_was_seen_to_fail_for_it(new: Callable[..., Any]) -> None:
+    """Too little confidence for all; approved by people of a group that both tiers name, it is done for every model."""
+    world = new()
+    world.script.confidence = 0.5
+    loose(world, STRICT)
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    world.approve("bob", group="risk")
+    world.approve("ada", group="risk")
+    world.run()
+    assert world.only().state == "resolved"
+    assert set(kept_out(world)) == {*MODELS}
+    told = approval_facts(world.parts, world.only())
+    assert told is None  # it is used up
+
+
+def test_where_no_group_may_approve_for_all_nobody_can(new: Callable[..., Any]) -> None:
+    """The union of the groups would let people approve what their own tier does not let them."""
+    world = new()
+    world.script.confidence = 0.5
+    loose(world, STRICT.replace("[risk]", "[board]"))
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    assert world.only().state == "failed"
+    assert world.only().problem == "the policy escalates, and names nobody who could approve for all of a, b, c"
+    assert kept_out(world) == {}
+
+
+def test_another_member_makes_another_request(new: Callable[..., Any]) -> None:
+    """Who joins while people are asked changes what they are asked."""
+    world = new()
+    world.script.confidence = 0.5
+    drift(world, "a")
+    drift(world, "b")
+    world.run()
+    before = world.pending()
+    drift(world, "c")
+    world.run()
+    after = world.pending()
+    assert after.id != before.id
+    assert world.parts.approvals.get(before.id).state == "superseded"
+    assert [one["model"] for one in after.bound["members"]] == [*MODELS]
+    assert world.script.model_calls == 1
+
+
+def test_a_member_halted_after_the_decision_stops_the_effect(new: Callable[..., Any]) -> None:
+    """Asked again right before the effect: what has changed for one of them since holds it back for all."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    world.take_in()
+    worker = world.worker(
+        fail_point=lambda where: (
+            world.parts.halts.halt("b", reason="stop", by="ada") if where == "committed:executing" else None
+        )
+    )
+    world.run(worker)
+    assert world.only().state == "awaiting_approval"
+    assert kept_out(world) == {}
+    assert world.records("intent") == []
+
+
+def test_a_harmed_member_is_not_closed_with_a_harmless_lead(new: Callable[..., Any]) -> None:
+    """The lead loses nothing, and the agents would do nothing: another loses a fifth, so people are told."""
+    world = new()
+    world.script.candidates = (NONE,)
+    world.script.losses = {"a": 0.0, "b": 0.2, "c": 0.0}
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    incident = world.only()
+    assert incident.rehearsal_notes["refused"]["c1"].startswith("b measurably lose")
+    assert (incident.candidate.action, incident.outcome) == ("notify", "execute")
+    assert incident.facts["impact"]["relative_loss"] == "0.2"
+    windows = {model: world.parts.metrics.last(model)[-1]["incident"] for model in MODELS}
+    assert windows == dict.fromkeys(MODELS, incident.id)
+
+
+def test_harmless_for_all_is_only_watched(new: Callable[..., Any]) -> None:
+    """Nothing is lost anywhere: nothing is to be done."""
+    world = new()
+    world.script.candidates = (NONE,)
+    world.script.loss = 0.0
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    assert (world.only().state, world.only().outcome) == ("closed", "monitor")
+
+
+def test_a_member_whose_loss_cannot_be_found_out_is_asked_about(new: Callable[..., Any]) -> None:
+    """Its window cannot be read: what an incident of its own would ask people, this one asks them."""
+    world = new()
+    world.script.loss = 0.0
+    drift(world, "a")
+    drift(world, "b", window={"start": "2026-11-20T09:00:00Z", "end": "2026-11-20T09:00:09Z"})
+    world.run()
+    incident = world.only()
+    assert (incident.state, incident.facts["model"]["name"]) == ("awaiting_approval", "b")
+    assert incident.facts["impact"]["relative_loss"] is None
+    assert "data.window.uri" in incident.members[1].fault
+
+
+def test_measuring_is_bounded_and_the_dearest_come_first(new: Callable[..., Any]) -> None:
+    """Beyond the bound a member counts by the worst that was measured; which are measured is no producer's choice."""
+    world = new()
+    service = world.settings.service.model_copy(update={"group_measured_max": 1})
+    dear = world.settings.models["c"].model_copy(
+        update={"value": world.settings.models["c"].value.model_copy(update={"usd_per_point": Decimal(9)})}
+    )
+    models = world.settings.models | {"c": dear}
+    world.settings = world.parts.settings = world.settings.model_copy(update={"service": service, "models": models})
+    world.script.losses = {"a": 0.0, "b": 0.5, "c": 0.3}
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    members = {one.model: one.performance.get("relative_loss") for one in world.only().members}
+    assert members == {"a": 0.0, "b": None, "c": 0.3}
+    assert world.only().facts["impact"]["relative_loss"] == "0.3"
+
+
+def test_a_lead_that_cannot_be_handled_hides_nobody(new: Callable[..., Any]) -> None:
+    """A producer opens the group with a file that it may not name: that fails alone, the rest go on by themselves."""
+    world = new()
+    drift(world, "a", window={"uri": "/etc/passwd", "end": "2026-11-20T09:00:00Z"})
+    drift(world, "b")
+    drift(world, "c")
+    world.run()
+    first, second = world.incidents()
+    assert (first.state, first.models) == ("failed", ["a"])
+    assert (second.state, second.models) == ("resolved", ["b", "c"])
+    assert kept_out(world) == {"b": ["b.csv"], "c": ["c.csv"]}
+
+
+def test_a_process_that_dies_in_between_finishes_under_the_same_keys(new: Callable[..., Any]) -> None:
+    """Some are kept out and others not: the next process decides again, and does the rest once."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    die_after(world, 2)
+    with pytest.raises(Crash):
+        world.run()
+    assert len(kept_out(world)) == 2
+    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)
+    world.restart()
+    assert world.only().state == "resolved"
+    assert set(kept_out(world)) == {*MODELS}
+    assert len(world.records("result")) == 1
+
+
+def test_after_a_halt_no_more_of_it_happens_and_what_did_is_booked_and_undone(new: Callable[..., Any]) -> None:
+    """Half done when its process died, then halted: the half is the result, and can be taken back."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    die_after(world, 2)
+    with pytest.raises(Crash):
+        world.run()
+    world.parts.halts.halt(None, reason="stop", by="ada")
+    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)
+    world.restart()
+    incident = world.only()
+    assert incident.state == "resolved"
+    assert incident.result.data["missing"] == ["c"]
+    assert set(kept_out(world)) == {"a", "b"}
+    assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
+    world.parts.halts.resume(None)
+    world.ask("undo")
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, kept_out(world)) == ("undone", {})
+    assert [world.parts.floor.quarantined(model) for model in MODELS] == [frozenset()] * 3
+
+
+def test_what_a_producer_tells_of_its_lineage_groups_and_that_is_all(new_world: Callable[..., Any]) -> None:
+    """Models without a configured upstream join by it; another environment, another column or nothing told do not."""
+    world = new_world(models=MODELS)
+    world.script.candidates = (Candidate(id="c1", action=ActionName.NOTIFY),)
+    drift(world, "a", upstream=["lake/orders"])
+    drift(world, "b", upstream=["lake/orders"])
+    drift(world, "c", upstream="lake/orders")
+    world.run()
+    assert sorted(one.models for one in world.incidents()) == [["a", "b"], ["c"]]
+
+
+def test_lists_and_shows_every_model(new: Callable[..., Any]) -> None:
+    """`models` beside `model`, and each member with its own figures."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from driftwarden.service.cli.render import render_incident
+    from driftwarden.service.workflow.incident import list_view, show_view
+
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    incident = world.only()
+    listed, shown = list_view(incident), json.loads(json.dumps(show_view(incident, None)))
+    assert (listed["model"], listed["models"]) == ("a", [*MODELS])
+    assert [(one["model"], one["outcome"], one["relative_loss"]) for one in shown["members"]] == [
+        ("a", "execute", "0.2"),
+        ("b", "execute", "0.2"),
+        ("c", "execute", "0.2"),
+    ]
+    out = StringIO()
+    render_incident(Console(file=out, width=160), incident, trace_url=None)
+    assert "models" in out.getvalue()
+    assert "fed from sensors" in out.getvalue()
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def die_after(world: Any, steps: int) -> None:
+    """The process dies once so many windows are kept out."""
+    seen: list[str] = []
+
+    def die(name: str) -> None:
+        seen.append(name)
+        if len(seen) == steps:
+            raise Crash
+
+    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(die)
