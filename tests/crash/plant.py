@@ -76,7 +76,7 @@ class Script:
     beats: float = 0.1
     later: float = 0.1
 
-    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str) -> Advice:
+    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str, offline: bool = False) -> Advice:
         """The scripted finding and plan."""
         candidate = Candidate(id="c1", action=self.action, params=self.params, cost_usd=Decimal("1.00"))
         finding = Finding(root_cause=self.cause, confidence=0.9, summary="scripted")
