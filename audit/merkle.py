@@ -27,7 +27,14 @@ class Tree:
 
     def add(self, leaf: bytes) -> None:
         """Append one leaf hash."""
-        self.extend(leaf)
+        self.size += 1
+        for height, root in enumerate(self._roots):
+            if not root:
+                self._roots[height] = leaf
+                return
+            self._roots[height] = b""
+            leaf = _sha256(b"\x01" + root + leaf).digest()
+        self._roots.append(leaf)
 
     def extend(self, leaves: bytes | bytearray) -> None:
         """Append leaf hashes, 32 bytes each, one after another; whole levels are hashed at a time."""

@@ -1,9 +1,9 @@
 """The writer: one stream per process, one line per record, on the disk before `append` returns.
 
-Records are staged under a lock (that gives each its place in the chain) and committed in batches: the thread that begins
-a batch writes it with one fdatasync as soon as the batch before it is on the disk; whoever staged a record meanwhile
-waits for that. After a failed write or sync
-the writer is dead: what reached the disk is not known, so nothing may be added and nothing may execute.
+Records are staged under a lock (that gives each its place in the chain) and committed in batches, each with one
+fdatasync: a thread that finds nobody writing writes its own batch and then some of those that were filled meanwhile, for
+to wake another thread costs more than to write; whoever staged a record in one of them waits for that. After a failed
+write or sync the writer is dead: what reached the disk is not known, so nothing may be added and nothing may execute.
 """
 
 import os
@@ -28,6 +28,7 @@ from driftwarden.errors import BadInput, LogUnwritable
 from driftwarden.strict import plain
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_BATCHES_IN_A_ROW = 8  # that one thread writes before it hands over, lest its own caller wait for ever
 _SELF = Actor(kind="service", id="audit")
 
 
@@ -58,10 +59,12 @@ _Placed = TypeVar("_Placed")
 
 
 class _Batch:
-    """What one sync makes durable; the gate is shut until then, and `failure` says where it was not."""
+    """What one sync makes durable, or, as `failure` says, did not. Its gate is shut until it is done; where it is open
+    before, the first who comes through writes it."""
 
     def __init__(self) -> None:
         self.ops: list[_Op] = []
+        self.done = False
         self.failure: str | None = None
         self.gate = threading.Lock()
         self.gate.acquire()
@@ -91,7 +94,9 @@ class AuditWriter:
             raise BadInput("audit stream", got=stream, expected="1-80 of A-Z a-z 0-9 . _ -")
         self._clock, self._limits, self._sync = clock, limits or Limits(), sync
         self._directory, self._notes_folder = directory, directory / files.NOTES_FOLDER
-        self._mutex, self._disk = threading.Lock(), threading.Lock()
+        self._mutex, self._handing, self._disk = threading.Lock(), threading.Lock(), threading.Lock()
+        self._staged: list[_Op] = []
+        self._writing = False
         self._pid, self._handle = os.getpid(), -1
         self._dead: str | None = None
         self._closed = False
@@ -208,30 +213,29 @@ class AuditWriter:
         """Give records their place in the chain, all or none, and return when they are on the disk."""
         with self._mutex:
             self._require_alive()
-            batch, leads = self._join()
+            self._staged = []
             try:
                 placed = stage(self._clock.now())
             except BaseException as error:  # the chain may be half advanced: nothing may follow
-                batch.failure = self._die(error)
-                if leads:
-                    self._batch = None
-                    batch.gate.release()
+                reason = self._die(error)
                 if isinstance(error, Exception):
-                    raise LogUnwritable(f"the audit log cannot be written ({batch.failure})") from error
+                    raise LogUnwritable(f"the audit log cannot be written ({reason})") from error
                 raise
+            batch, leads = self._hand_in(self._staged)
         self._commit(batch, leads)
         return placed
 
-    def _join(self) -> tuple[_Batch, bool]:
-        """The batch that is being filled; whoever begins one leads it to the disk."""
-        if self._batch is not None:
-            return self._batch, False
-        self._batch = _Batch()
-        return self._batch, True
+    def _hand_in(self, ops: list[_Op]) -> tuple[_Batch, bool]:
+        """The batch that these are part of, and whether nobody is writing, so that who hands in must."""
+        with self._handing:
+            if self._batch is None:
+                self._batch = _Batch()
+            self._batch.ops += ops
+            leads, self._writing = not self._writing, True
+            return self._batch, leads
 
     def _add(self, op: _Op) -> None:
-        assert self._batch is not None
-        self._batch.ops.append(op)
+        self._staged.append(op)
 
     def _require_alive(self) -> None:
         if self._dead is not None:
@@ -311,29 +315,53 @@ class AuditWriter:
     # Committing: outside the mutex, one batch at a time in the order of their creation.
 
     def _commit(self, batch: _Batch, leads: bool) -> None:
+        if not leads:
+            batch.gate.acquire()
+            leads = not batch.done
+            if not leads:
+                batch.gate.release()  # each who waits lets the next one through
         if leads:
-            self._lead(batch)
-        else:
-            with batch.gate:  # opens once the batch is on the disk or lost
-                pass
+            self._lead()
         if batch.failure is not None:
             raise LogUnwritable(f"the audit log cannot be written ({batch.failure})")
 
-    def _lead(self, batch: _Batch) -> None:
+    def _lead(self) -> None:
+        """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
+        for _ in range(_BATCHES_IN_A_ROW):
+            with self._handing:
+                batch, self._batch = self._batch, None
+                self._writing = batch is not None
+            if batch is None:
+                return
+            self._write_batch(batch)
+        with self._handing:
+            self._writing = self._batch is not None
+            if self._batch is not None:
+                self._batch.gate.release()
+
+    def _write_batch(self, batch: _Batch) -> None:
         try:
             with self._disk:
-                with self._mutex:
-                    self._batch = None
-                    batch.failure = self._dead
+                batch.failure = self._dead
                 if batch.failure is None:
                     self._write(batch.ops)
         except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
             with self._mutex:
                 batch.failure = self._die(error)
             if not isinstance(error, OSError):
+                self._abandon(batch.failure)
                 raise
         finally:
+            batch.done = True
             batch.gate.release()
+
+    def _abandon(self, reason: str) -> None:
+        """Nobody goes on writing: who waits for the next batch hears that it is lost."""
+        with self._handing:
+            lost, self._batch, self._writing = self._batch, None, False
+        if lost is not None:
+            lost.failure, lost.done = reason, True
+            lost.gate.release()
 
     def _write(self, ops: list[_Op]) -> None:
         lines: list[bytes] = []

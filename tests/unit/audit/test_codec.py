@@ -64,13 +64,16 @@ def _root(entries: list[bytes]) -> bytes:
 @given(st.lists(st.integers(min_value=0, max_value=9), max_size=12))
 def test_the_growing_tree_is_that_of_rfc_6962(steps: list[int]) -> None:
     """Given leaves that come one by one or in batches, the root is that of the recursive definition at every step."""
-    tree, entries = Tree(), []
+    tree, single = Tree(), Tree()
+    entries: list[bytes] = []
     for step in steps:
         fresh = [bytes([len(entries) + index]) * 3 for index in range(step)]
         entries += fresh
         tree.extend(b"".join(leaf_hash(entry) for entry in fresh))
-        assert tree.root() == _root(entries)
-        assert tree.size == len(entries)
+        for entry in fresh:
+            single.add(leaf_hash(entry))
+        assert tree.root() == single.root() == _root(entries)
+        assert tree.size == single.size == len(entries)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13])

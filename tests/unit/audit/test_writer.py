@@ -17,6 +17,7 @@ import pytest
 from driftwarden.audit import AuditWriter, Limits, files, read_records, verify
 from driftwarden.audit.files import UNWRITABLE_MARK, sync_data
 from driftwarden.audit.maintain import fsck
+from driftwarden.audit.writer import _BATCHES_IN_A_ROW
 from driftwarden.clock import SystemClock
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, LogUnwritable
@@ -159,6 +160,91 @@ def test_threads_that_wait_for_a_failed_sync_all_hear_of_it(tmp_path: Path, acto
     for thread in threads:
         thread.join(timeout=60)
     assert outcomes == ["refused"] * 8
+
+
+def test_who_writes_for_others_hands_over_after_some_batches(
+    tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a record more at every sync, the thread that writes returns after its share, another goes on, nothing is lost."""
+    writers: list[int] = []
+    threads: list[threading.Thread] = []
+    writing, handed = threading.Event(), threading.Semaphore(0)
+    writing.set()
+
+    def sync(handle: int) -> None:
+        if not writing.is_set():
+            writers.append(threading.get_ident())
+            if len(writers) <= 2 * _BATCHES_IN_A_ROW:
+                threads.append(threading.Thread(target=writer.append, args=("event", {}), kwargs={"actor": actor}))
+                threads[-1].start()
+                assert handed.acquire(timeout=60)
+        sync_data(handle)
+
+    writer = _open(tmp_path / "audit", sync=sync)
+    hand_in = writer._hand_in
+
+    def counted(ops: list[Any]) -> Any:
+        placed = hand_in(ops)
+        if threads:
+            handed.release()
+        return placed
+
+    monkeypatch.setattr(writer, "_hand_in", counted)
+    writing.clear()
+    writer.append("event", {}, actor=actor)
+    assert writers[:_BATCHES_IN_A_ROW] == [threading.get_ident()] * _BATCHES_IN_A_ROW
+    for thread in threads:
+        thread.join(timeout=60)
+    assert writers.count(threading.get_ident()) == _BATCHES_IN_A_ROW
+    assert len(writers) == len(threads) + 1 == 2 * _BATCHES_IN_A_ROW + 1
+    writer.close()
+    report = verify(tmp_path / "audit")
+    assert report.ok
+    assert report.records == len(threads) + 4
+
+
+def test_an_interrupt_while_writing_refuses_everyone_who_waits(
+    tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a thread that is interrupted in its sync, it hears of that, and who waits behind it is refused and never hangs."""
+    waiting: list[threading.Thread] = []
+    outcomes: list[str] = []
+    broken, handed = threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        try:
+            outcomes.append(writer.append("intent", {}, actor=actor))
+        except LogUnwritable:
+            outcomes.append("refused")
+
+    def sync(handle: int) -> None:
+        if broken.is_set():
+            waiting.extend(threading.Thread(target=work) for _ in range(4))
+            for thread in waiting:
+                thread.start()
+            for _ in range(5):
+                assert handed.acquire(timeout=60)
+            raise KeyboardInterrupt
+        sync_data(handle)
+
+    writer = _open(tmp_path / "audit", sync=sync)
+    hand_in = writer._hand_in
+
+    def counted(ops: list[Any]) -> Any:
+        placed = hand_in(ops)
+        handed.release()
+        return placed
+
+    monkeypatch.setattr(writer, "_hand_in", counted)
+    broken.set()
+    with pytest.raises(KeyboardInterrupt):
+        writer.append("intent", {}, actor=actor)
+    for thread in waiting:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert outcomes == ["refused"] * 4
+    assert not writer.healthy
+    writer.close()
 
 
 def test_a_failure_while_rotating_refuses_and_never_hangs(
