@@ -151,10 +151,12 @@ def open_views(settings: Settings | None = None, clock: Clock | None = None) -> 
 
     settings = settings or read_settings()
     with open_redis(settings) as client:
+        store = WorkflowStore(client, prefix=settings.redis.prefix, shards=settings.redis.shards)
+        store.shards.check()
         yield Views(
             settings=settings,
             client=client,
-            store=WorkflowStore(client, prefix=settings.redis.prefix),
+            store=store,
             approvals=Approvals(client, settings.redis.prefix, clock or SystemClock()),
         )
 
@@ -301,6 +303,17 @@ def open_service(
         comparer = SandboxComparer(sandbox, settings)
         seal = open_seal(settings)
         check_seal(client, prefix, seal)
+        store = WorkflowStore(
+            client,
+            prefix=prefix,
+            shards=settings.redis.shards,
+            upstream_of=settings.first_upstream,
+            identity_ttl_s=settings.service.identity_ttl.total_seconds(),
+            group_window_s=settings.service.group_window.total_seconds(),
+            crashes_max=settings.service.crashes_max,
+            seal=seal,
+        )
+        store.shards.pin()
         state = RedisStateStore(client, prefix, seal)
         notifier = open_notifier(settings, clock, os.environ)
         cold = KedroTrainer(settings.home / "training", environ=os.environ)
@@ -356,14 +369,7 @@ def open_service(
         yield Service(
             settings=settings,
             parts=parts,
-            store=WorkflowStore(
-                client,
-                prefix=prefix,
-                identity_ttl_s=settings.service.identity_ttl.total_seconds(),
-                group_window_s=settings.service.group_window.total_seconds(),
-                crashes_max=settings.service.crashes_max,
-                seal=seal,
-            ),
+            store=store,
             client=client,
             tracing=tracing,
             intake=lambda consumer: Intake(client, consumer, prefix=prefix, before_burial=bury(parts)),

@@ -133,8 +133,8 @@ class Stage:
 
     def _at_rest(self) -> bool:
         """Nothing waits in the intake, nothing is activated, and every incident has ended or waits for time or people."""
-        store, client = self.service.store, self.service.client
-        if client.xlen(store.keys.intake) or client.xlen(store.keys.activations):
+        store = self.service.store
+        if any(store.backlog()):
             return False
         return all(state in AT_REST for state in store.counts())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from driftwarden.contracts.event import DriftEvent
+from driftwarden.service.workflow.sharding import Shards
 from driftwarden.service.workflow.store_types import ID_LENGTHS, Admission, Keys, identity_of, texts
 from driftwarden.stream.intake import Delivery
 from driftwarden.stream.scripts import Arg, Call, Scripts
@@ -43,16 +44,15 @@ class _Waiting:
 class Admitting:
     """The script `admit` on batches; thread-safe."""
 
-    def __init__(
-        self, scripts: Scripts, keys_of: Callable[[str], Keys], *, identity_ttl_ms: int, group_window_ms: int
-    ) -> None:
-        """`keys_of`: the keys of the shard that a model lives on."""
-        self._scripts, self._keys_of = scripts, keys_of
+    def __init__(self, scripts: Scripts, shards: Shards, *, identity_ttl_ms: int, group_window_ms: int) -> None:
+        """`scripts` of the workflow."""
+        self._scripts, self._shards = scripts, shards
         self._identity_ttl_ms, self._group_window_ms = identity_ttl_ms, group_window_ms
         self._guesses: dict[str, str] = {}
 
     def admit(self, deliveries: Sequence[Delivery], groups: Groups, now: str) -> list[Admission]:
         """Open, join or recognise, in this order within each model; the answers in the order of `deliveries`."""
+        self._shards.prepare(one.event.model for one in deliveries)
         waiting = [self._waiting(place, one, groups) for place, one in enumerate(deliveries)]
         found: dict[int, Admission] = {}
         while waiting:
@@ -77,7 +77,7 @@ class Admitting:
 
     def _waiting(self, place: int, delivery: Delivery, groups: Groups) -> _Waiting:
         event = delivery.event
-        keys, environment = self._keys_of(event.model), event.data.environment
+        keys, environment = self._shards.of_model(event.model), event.data.environment
         group_keys = [keys.group(environment, name) for name in dict.fromkeys(groups(event))]
         pointers = [f"{keys.model(event.model)} {environment}", *group_keys]
         return _Waiting(place, delivery, keys, identity_of(event.source, event.id), group_keys, pointers)

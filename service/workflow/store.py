@@ -31,55 +31,38 @@ An incident that is not finished is at any instant in `activations`, in `timers`
 without a timer of its own gets a backstop. Scripts are repeated with the same token while the server is away.
 """
 
-import json
-import logging
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.contracts.event import DriftEvent
-from driftwarden.errors import Fenced, NotFound
 from driftwarden.sealing import Seal
 from driftwarden.service.workflow.admitting import Admitting, Groups
+from driftwarden.service.workflow.rotation import Rotation
+from driftwarden.service.workflow.shard import GROUP, Shard, ShardParts
+from driftwarden.service.workflow.sharding import Shards, Upstream
 from driftwarden.service.workflow.store_reader import IncidentReader
 from driftwarden.service.workflow.store_types import (
-    ID_LENGTHS,
     Admission,
     Claim,
     Disposition,
     IncidentRecord,
     JsonObject,
-    Keys,
     Signal,
     Transition,
-    claim_of,
     identity_of,
-    sealed_name,
-    signals_of,
-    texts,
 )
-from driftwarden.stream.client import RETRY_FOR_S
+from driftwarden.stream.client import BLOCK_MS_MAX, RETRY_FOR_S
 from driftwarden.stream.dead_letters import DeadLetters
-from driftwarden.stream.group import Entry, Group
 from driftwarden.stream.intake import Delivery
-from driftwarden.stream.scripts import Arg, Scripts
+from driftwarden.stream.scripts import Scripts
 
 if TYPE_CHECKING:
     from redis import Redis
 
-log = logging.getLogger(__name__)
-
-GROUP = "workers"
 REPORTS_PER_MODEL_MAX = 1000
-BACKSTOP_S = 24 * 3600.0
-_ONCE_TTL_MS = 24 * 3600 * 1000
 _CONSUMER_IDLE_MS = 6 * 3600 * 1000
 _ACKNOWLEDGED_AT_ONCE = 1000
 
-Args = list[Arg]
 __all__ = ["Admission", "Claim", "Disposition", "IncidentRecord", "Signal", "Transition", "WorkflowStore"]
 
 
@@ -91,6 +74,8 @@ class WorkflowStore(IncidentReader):
         client: "Redis",
         *,
         prefix: str = "driftwarden:",
+        shards: int = 1,
+        upstream_of: Upstream = lambda model: None,
         identity_ttl_s: float = 30 * 24 * 3600.0,
         group_window_s: float = 3600.0,
         crashes_max: int = 3,
@@ -100,23 +85,27 @@ class WorkflowStore(IncidentReader):
     ) -> None:
         """`client` answers bytes; `fail_point` is told `before:<script>` and `after:<script>` (crash tests).
 
-        Without a `seal` (for those who only look) no document is genuine.
+        `upstream_of`: the first data set that a model is fed from, which puts models of one upstream on one of several
+        `shards`. Without a `seal` (for those who only look) no document is genuine.
         """
-        super().__init__(client, prefix=prefix, retry_for_s=retry_for_s)
-        self._seal = seal
-        self._identity_ttl_ms, self._crashes_max = int(identity_ttl_s * 1000), crashes_max
-        self._activations = Group(client, self.keys.activations, GROUP)
         hooks: Any = {"retry_for_s": retry_for_s, "fail_point": fail_point}
         self._scripts = Scripts(client, "driftwarden.service.workflow", **hooks)
         self._stream_scripts = Scripts(client, "driftwarden.stream", **hooks)
-        self._letters = DeadLetters(client, prefix, scripts=self._stream_scripts)
+        self.shards = Shards(
+            client, prefix, shards, upstream_of=upstream_of, scripts=self._scripts, retry_for_s=retry_for_s
+        )
+        super().__init__(client, self.shards, retry_for_s=retry_for_s)
+        self._identity_ttl_ms = int(identity_ttl_s * 1000)
+        letters = DeadLetters(client, prefix, scripts=self._stream_scripts)
+        parts = ShardParts(client, self._scripts, letters, seal, crashes_max, retry_for_s)
+        self._each = {keys.prefix: Shard(keys, parts) for keys in self.shards.all}
+        self._rotation = Rotation(client, [*self._each.values()], retry_for_s=retry_for_s)
         self._admitting = Admitting(
             self._scripts,
-            lambda model: self.keys,
+            self.shards,
             identity_ttl_ms=self._identity_ttl_ms,
             group_window_ms=int(group_window_s * 1000),
         )
-        self._next_sweep: dict[str, float] = {}
 
     # What comes in
 
@@ -144,7 +133,8 @@ class WorkflowStore(IncidentReader):
 
     def record_performance(self, entry_id: str, event: DriftEvent) -> Admission:
         """Keep a performance report and wake its model's incidents in `verifying`; opens none; settles the entry."""
-        k, identity, model = self.keys, identity_of(event.source, event.id), event.model
+        identity, model = identity_of(event.source, event.id), event.model
+        k = self.shards.of_model(model)
         reports, verifying = k.model(model, "performance"), k.model(model, "verifying")
         kind = self._scripts.run(
             "performance",
@@ -154,26 +144,15 @@ class WorkflowStore(IncidentReader):
         self.acknowledge([entry_id])
         return Admission("performance" if kind == "performance" else "duplicate", "")
 
-    def performance_reports(self, model: str, limit: int = REPORTS_PER_MODEL_MAX) -> tuple[str, ...]:
-        """Raw performance events of a model, the newest last."""
-        return texts(self._ask(self._client.lrange, self.keys.model(model, "performance"), -limit, -1))
-
     def wake(self, incident: str, why: str, payload: Any = None) -> None:
         """Leave a signal for an incident (also a finished one) and activate it; raises NotFound."""
-        k, token = self.keys, uuid.uuid4().hex
-        signal = json.dumps({"why": why, "payload": payload, "at": rfc3339(SystemClock().now())})
-        reply = self._scripts.run(
-            "wake",
-            [k.wf(incident), k.wf(incident, "signals"), k.activations, k.once(token)],
-            [incident, token, signal, why, _ONCE_TTL_MS],
-        )
-        if reply == b"GONE":
-            raise NotFound("no such incident", got=incident, expected="an id of `driftwarden incidents list`")
+        self._shard(incident).wake(incident, why, payload)
 
     def pump_timers(self, *, ahead_s: float = 0.0, limit: int = 100) -> int:
         """Turn due timers into activations and return how many; `ahead_s` as if it were that much later (simulations)."""
-        reply = self._scripts.run("timers", [self.keys.timers, self.keys.activations], [limit, int(ahead_s * 1000)])
-        return int(reply)
+        args: list[Any] = [limit, int(ahead_s * 1000)]
+        calls = [([keys.timers, keys.activations], args) for keys in self.shards.all]
+        return sum(int(reply) for reply in self._scripts.run_many("timers", calls))
 
     # What a worker does
 
@@ -181,40 +160,22 @@ class WorkflowStore(IncidentReader):
         """Take up the next incident whose model is free, waiting at most `block_ms` (two seconds); None: nothing to do.
 
         First what this consumer's forerunner of the same name left, then fresh activations, now and then those whose
-        worker has not been heard of for `lease_ms`.
+        worker has not been heard of for `lease_ms`. Several shards are asked in turn.
         """
-        for entry in self._candidates(consumer, block_ms, lease_ms):
-            incident, model = entry.get(b"incident"), entry.get(b"model")
-            if not incident or not model:
-                self._ask(self._activations.forget, entry.id)
-                continue
-            try:
-                claim = self._acquire(entry, incident, model, consumer, lease_ms)
-            except (
-                KeyError,
-                ValueError,
-            ):  # tampered with: its lease runs out, and after some of that it fails, with a letter
-                log.warning("an incident cannot be read", extra={"incident": incident})
-                continue
-            if claim is not None:
-                return claim
-        return None
+        if len(self._each) == 1:
+            return self._each[self.keys.prefix].claim(consumer, block_ms=block_ms, lease_ms=lease_ms)
+        return self._rotation.claim(consumer, block_ms=min(block_ms, BLOCK_MS_MAX), lease_ms=lease_ms)
 
     def heartbeat(self, claim: Claim) -> None:
         """Prolong the lease (call it every third of it); raises Fenced where somebody else has taken over."""
-        about: Args = [GROUP, claim.consumer, claim.entry, str(claim.fence), claim.lease_ms]
-        if self._scripts.run("heartbeat", [self.keys.activations, self.keys.wf(claim.incident)], about) != b"OK":
-            raise Fenced(f"{claim.incident} was taken over")
+        self._shard(claim.incident).heartbeat(claim)
 
     def hand_back(self, claim: Claim, *, after_s: float = 0.0) -> None:
         """Give the lease up without a commit: another worker goes on at once, or at the earliest `after_s` from now.
 
         Raises Fenced.
         """
-        about: Args = [GROUP, claim.entry, str(claim.fence), claim.incident, claim.model, int(after_s * 1000)]
-        keys = [self.keys.activations, self.keys.wf(claim.incident), self.keys.timers]
-        if self._scripts.run("hand_back", keys, about) != b"OK":
-            raise Fenced(f"{claim.incident} was taken over")
+        self._shard(claim.incident).hand_back(claim, after_s=after_s)
 
     def commit(
         self,
@@ -239,136 +200,30 @@ class WorkflowStore(IncidentReader):
         seen); where it finishes, is `split`, or fails in a crash loop, the events beyond these open the `successor`. Raises Fenced:
         somebody else has taken over, nothing was written.
         """
-        if due_s is None and disposition in {"park", "release"}:
-            due_s = BACKSTOP_S
-        k, model, following = self.keys, claim.model, _Following(claim.model)
-        last_signal = claim.signals[-1].seq if claim.signals else 0
-        token = token or uuid.uuid4().hex
-        content = json.dumps(doc, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        tokens = [signal.token for signal in handled]
-        name = sealed_name(claim.incident, claim.version + 1, state)
-        mac = self._seal.mac("incident", name, content) if self._seal else ""
-        while True:
-            step: Args = [claim.incident, model, str(claim.fence), claim.version, token, state, disposition]
-            when: Args = ["" if due_s is None else max(0, int(due_s * 1000)), claim.lease_ms, content]
-            now = rfc3339(SystemClock().now())
-            dealt = len(claim.events) if weighed is None else weighed
-            known: Args = [int(accepting), len(claim.events), last_signal, following.incident, now, dealt, mac]
-            whose: Args = [int(split), len(following.models), *following.models]
-            reply = self._scripts.run(
-                "commit",
-                [
-                    *[k.activations, k.wf(claim.incident), k.model(model), k.model(model, "queue"), k.timers],
-                    *[k.transitions, k.wf(claim.incident, "signals"), k.wf(claim.incident, "events"), k.counts],
-                    *[k.model(model, "verifying"), k.wf(claim.incident, "keys"), k.index, k.ids],
-                    *following.keys(k, claim.incident),
-                ],
-                [GROUP, claim.consumer, claim.entry, *step, *when, *known, *whose, *tokens],
-            )
-            answer = reply[0].decode()
-            if answer == "OK":
-                break
-            if answer == "FENCED":
-                raise Fenced(f"{claim.incident} was taken over")
-            following.learn(k, reply)
-        _, version, events, signals, followed_by = reply
-        return replace(
+        return self._shard(claim.incident).commit(
             claim,
             state=state,
-            doc=json.loads(content),
-            version=int(version),
-            events=claim.events[:dealt] if split else claim.events + (texts(events) if disposition != "finish" else ()),
-            signals=signals_of(signals),
-            crashes=0,
-            genuine=self._seal is not None,
-            successor=followed_by.decode() or None,
+            doc=doc,
+            disposition=disposition,
+            due_s=due_s,
+            accepting=accepting,
+            handled=handled,
+            token=token,
+            weighed=weighed,
+            split=split,
         )
 
     def trim(self) -> int:
         """Backstop: cut what is settled off the streams, forget consumers that are long gone; returns entries cut."""
-        streams = (self.keys.intake, self.keys.activations)
+        streams = [self.keys.intake, *(keys.activations for keys in self.shards.all)]
         return sum(int(self._scripts.run("trim", [stream], [GROUP, _CONSUMER_IDLE_MS])) for stream in streams)
+
+    def sweep_soon(self) -> None:
+        """Let the next claims look for what workers that died left (as if the pause between sweeps were over)."""
+        for shard in self._each.values():
+            shard.sweep_soon()
 
     # Within
 
-    def _candidates(self, consumer: str, block_ms: int, lease_ms: int) -> Iterator[Entry]:
-        group, after = self._activations, "0"
-        while own := self._ask(group.own, consumer, after=after):
-            yield from own
-            after = own[-1].id
-        if time.monotonic() >= self._next_sweep.get(consumer, 0.0):
-            yield from self._of_the_dead(consumer, lease_ms)
-        while fresh := self._ask(group.fresh, consumer, count=1, block_ms=block_ms):
-            yield from fresh
-            block_ms = 0
-        yield from self._of_the_dead(consumer, lease_ms)
-
-    def _of_the_dead(self, consumer: str, lease_ms: int) -> Iterator[Entry]:
-        stale = self._activations.stale(consumer, idle_ms=lease_ms)
-        while (entry := self._ask(next, stale, None)) is not None:
-            yield entry
-        self._next_sweep[consumer] = time.monotonic() + lease_ms / 3000
-
-    def _acquire(self, entry: Entry, incident: str, model: str, consumer: str, lease_ms: int) -> Claim | None:
-        k, token, following = self.keys, uuid.uuid4().hex, _Following(model)
-        letter = b""
-        asked: Args = [GROUP, consumer, entry.id, incident, model, lease_ms, self._crashes_max, token]
-        while True:
-            now = rfc3339(SystemClock().now())
-            reply = self._scripts.run(
-                "acquire",
-                [
-                    *[k.activations, k.wf(incident), k.model(model), k.model(model, "queue")],
-                    *[k.transitions, k.wf(incident, "signals"), k.wf(incident, "events"), k.counts],
-                    *[k.model(model, "verifying"), k.timers, k.wf(incident, "keys"), k.index, k.ids],
-                    *following.keys(k, incident),
-                ],
-                [*asked, following.incident, now, letter, *following.models],
-            )
-            if reply[0] == b"LETTER":
-                letter = self._write_letter(incident, reply[1])
-            elif reply[0] in {b"UNSEEN", b"COLLISION"}:
-                following.learn(k, reply)
-            else:
-                break
-        if reply[0] == b"FAILED" and len(reply) > 2:
-            self._write_letter(incident, reply[2])  # a crash before it: whoever takes the incident up writes it
-        if reply[0] != b"OK":
-            return None
-        about = {"entry": entry.id, "why": entry.get(b"why"), "consumer": consumer, "lease_ms": lease_ms}
-        return claim_of(incident, reply, self._seal, **about)
-
-    def _write_letter(self, incident: str, text: bytes) -> bytes:
-        """The dead letter of a crash loop, once; returns it as it stood in the incident."""
-        try:
-            said = json.loads(text)
-            about = {name: str(said[name]) for name in ("reason", "got", "expected")}
-        except (ValueError, KeyError, TypeError):
-            about = {"reason": "crash-loop", "got": "a note that cannot be read", "expected": ""}
-        crashes = about["got"] if about["got"].isascii() and about["got"].isdigit() else "1"
-        letter: dict[str, Arg] = {"kind": "incident", "incident": incident, "field": "", "deliveries": crashes}
-        self._letters.write(f"incident {incident} {text!r}", letter | about)
-        return text
-
-
-class _Following:
-    """The successor that a script may have to open: nothing at first, then what its answer told of the events left over."""
-
-    def __init__(self, model: str) -> None:
-        """`model`: of the incident that ends."""
-        self._model, self._length = model, 0
-        self.incident = ""
-        self.models: tuple[str, ...] = ()
-
-    def keys(self, k: Keys, ending: str) -> list[str]:
-        """As `commit` and `acquire` expect them last; where no successor is known, keys of the ending one stand in."""
-        after, lead = self.incident or ending, self.models[0] if self.models else self._model
-        own = [k.wf(after), k.wf(after, "events"), k.wf(after, "keys"), k.model(lead)]
-        return own + [k.model(model, "incidents") for model in self.models]
-
-    def learn(self, k: Keys, reply: Sequence[bytes]) -> None:
-        """UNSEEN or COLLISION: the identity of the first event left over, and the models whose they are."""
-        kind, identity, *models = texts(reply)
-        self.models = tuple(models)
-        self._length += kind == "COLLISION"
-        self.incident = k.incident_id(identity, ID_LENGTHS[self._length])
+    def _shard(self, incident: str) -> Shard:
+        return self._each[self.shards.of_incident(incident).prefix]

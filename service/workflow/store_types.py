@@ -32,9 +32,10 @@ def moment(ms: str | int) -> str:
 class Keys:
     """Names of keys; every one begins with the prefix, and the schema stands above `store.py`."""
 
-    def __init__(self, prefix: str) -> None:
-        """`prefix` ends with a colon."""
-        self.prefix = prefix
+    def __init__(self, prefix: str, shard: int | None = None) -> None:
+        """`prefix` ends with a colon; `shard`: these are keys of that one of several (`sharding.py`)."""
+        self.prefix, self._suffix = prefix, "" if shard is None else f"{shard:03x}"
+        self.shards = f"{prefix}shards"
         self.intake, self.dead_letters = f"{prefix}events", f"{prefix}dead-letters"
         self.activations, self.transitions = f"{prefix}activations", f"{prefix}transitions"
         self.timers, self.index, self.ids = f"{prefix}timers", f"{prefix}incidents", f"{prefix}incident-ids"
@@ -54,7 +55,7 @@ class Keys:
 
     def incident_id(self, identity: str, digits: int) -> str:
         """The id of the incident that the event of this identity opens."""
-        return f"inc-{identity[:digits]}"
+        return f"inc-{identity[:digits]}{self._suffix}"
 
     def seen(self, identity: str) -> str:
         """The memory of an event."""
@@ -236,11 +237,11 @@ def record_of(incident: str, flat: Mapping[bytes, bytes], events: Sequence[bytes
     )
 
 
-def transition_of(entry_id: str, fields: Mapping[bytes, bytes]) -> Transition:
-    """An entry of the stream of transitions."""
+def transition_of(entry_id: str, place: str, fields: Mapping[bytes, bytes]) -> Transition:
+    """An entry of the stream of transitions; `place`: where `watch` can go on after it."""
     one = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
     return Transition(
-        id=entry_id,
+        id=place,
         incident=one.get("incident", ""),
         model=one.get("model", ""),
         version=_number(one.get("version")),

@@ -383,7 +383,7 @@ class Case:
         self.seen["time"] += 1
         self.clock.pass_ms(ms)
         for worker in self.workers:
-            worker.store._next_sweep.clear()
+            worker.store.sweep_soon()
 
     def _destroy(self) -> None:
         keys = self.keys

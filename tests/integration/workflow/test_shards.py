@@ -1,0 +1,268 @@
+"""Several shards on one server: where models and incidents live, for ever, and that none is starved or forgotten."""
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, takewhile
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from driftwarden.contracts.event import DriftEvent, parse_event
+from driftwarden.errors import BadInput, NotFound
+from driftwarden.service.workflow.store import Claim, WorkflowStore
+from driftwarden.stream.client import connect
+from driftwarden.stream.embedded import EmbeddedRedis
+from driftwarden.stream.intake import Delivery
+from driftwarden.stream.publisher import build_event
+
+NOW = "2026-11-20T09:00:00.000000Z"
+LEASE_MS = 60_000
+SHARDS = 8
+_entries = count(1)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server for this module."""
+    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("shards-redis")) as embedded:
+        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
+        yield embedded.url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Redis]:
+    """A client of an empty server."""
+    client = connect(url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def store(client: Redis) -> WorkflowStore:
+    """A store of several shards."""
+    return WorkflowStore(client, shards=SHARDS)
+
+
+def event(number: int | str, model: str, **more: Any) -> DriftEvent:
+    """A drift event, or a report."""
+    data = {"model": model, "kind": "data_drift"}
+    document = build_event(more.pop("data", data), source="s", id=str(number), time=NOW, **more)
+    return parse_event(json.dumps(document))
+
+
+def admit(store: WorkflowStore, number: int | str, model: str, *groups: str) -> Any:
+    """Admit an event as the next entry of the intake."""
+    return store.admit(f"1-{next(_entries)}", event(number, model), now=NOW, groups=groups)
+
+
+def claim(store: WorkflowStore, consumer: str = "w") -> Claim:
+    """Claim what must be there."""
+    found = store.claim(consumer, block_ms=0, lease_ms=LEASE_MS)
+    assert found is not None
+    return found
+
+
+def finish(store: WorkflowStore, held: Claim, **more: Any) -> Claim:
+    """The end of an incident."""
+    return store.commit(held, state="closed", doc={}, disposition="finish", accepting=False, **more)
+
+
+def shard_of(model: str) -> int:
+    """Where a model without an upstream lives."""
+    return zlib.crc32(model.encode()) % SHARDS
+
+
+def test_every_incident_lives_on_the_shard_of_its_model(client: Redis, store: WorkflowStore) -> None:
+    """All its keys carry the shard's tag; its id says which shard that is; the rest of the keys carries none."""
+    models = [f"m{number}" for number in range(40)]
+    deliveries = [Delivery(f"1-{next(_entries)}", event(number, model)) for number, model in enumerate(models)]
+    admissions = store.admit_many(deliveries, now=NOW)
+    for model, admission in zip(models, admissions, strict=True):
+        shard = shard_of(model)
+        assert admission.incident.endswith(f"{shard:03x}")
+        assert client.exists(f"driftwarden:{{{shard}}}:wf:{admission.incident}")
+        assert store.get(admission.incident).model == model
+        assert store.find(admission.incident[:12]) == admission.incident
+        assert [one.id for one in store.list(model=model)] == [admission.incident]
+    tags = Counter(key.decode().split(":")[1] for key in client.scan_iter("driftwarden:*"))
+    assert set(tags) == {f"{{{shard_of(model)}}}" for model in models} | {"shards"}
+    assert len(tags) > SHARDS // 2
+    assert store.counts() == {"received": 40}
+    assert {one.id for one in store.list()} == {one.incident for one in admissions}
+    assert store.backlog() == (0, 40)
+
+
+def test_with_one_shard_the_keys_are_as_they_were(client: Redis) -> None:
+    """No tag, no digits at the end of an id, nothing asked of where a model lives."""
+    store = WorkflowStore(client)
+    opened = admit(store, 1, "m")
+    assert len(opened.incident) == len("inc-") + 12
+    assert client.exists(f"driftwarden:wf:{opened.incident}", "driftwarden:activations", "driftwarden:shards") == 2
+
+
+def test_models_of_one_upstream_share_a_shard_and_an_incident(client: Redis) -> None:
+    """A hundred models behind one table: their first upstream says where they live, so that they can join."""
+    store = WorkflowStore(client, shards=SHARDS, upstream_of={f"m{number}": "table" for number in range(100)}.get)
+    deliveries = [Delivery(f"1-{next(_entries)}", event(number, f"m{number}")) for number in range(100)]
+    admissions = store.admit_many(deliveries, now=NOW, groups=lambda event: ("ab" * 32,))
+    assert Counter(one.kind for one in admissions) == {"opened": 1, "joined": 99}
+    assert store.shards.of_model("m77") is store.shards.of_incident(admissions[0].incident)
+    assert zlib.crc32(b"table") % SHARDS == int(admissions[0].incident[-3:], 16)
+
+
+def test_a_model_that_has_incidents_never_moves(client: Redis) -> None:
+    """Its upstream is configured anew: it stays where it was, and its open incident is joined."""
+    first = WorkflowStore(client, shards=SHARDS, upstream_of=lambda model: "old")
+    opened = admit(first, 1, "m")
+    moved = next(name for name in map(str, range(99)) if shard_of(name) != shard_of("old"))
+    later = WorkflowStore(client, shards=SHARDS, upstream_of=lambda model: moved)
+    assert admit(later, 2, "m") == type(opened)("joined", opened.incident)
+    assert later.shards.of_model("other") is not later.shards.of_model("m")
+
+
+@pytest.mark.parametrize("before", [1, 4, "without a pin"])
+def test_another_number_of_shards_is_refused(client: Redis, before: Any) -> None:
+    """The number is pinned by the first; incidents from before there were shards are on the only one."""
+    if before == "without a pin":
+        admit(WorkflowStore(client), 1, "m")
+    else:
+        WorkflowStore(client, shards=before).shards.pin()
+    for ask in ("pin", "check"):
+        shards = WorkflowStore(client, shards=SHARDS).shards
+        with pytest.raises(BadInput, match=r"redis.shards.*8.*the number of shards that this Redis was set up with"):
+            getattr(shards, ask)()
+    with pytest.raises(BadInput, match=r"redis.shards"):
+        admit(WorkflowStore(client, shards=SHARDS), 2, "m")
+    assert not client.keys("driftwarden:{*")
+    WorkflowStore(client, shards=1 if before == "without a pin" else before).shards.pin()
+
+
+def test_looking_pins_nothing(client: Redis, store: WorkflowStore) -> None:
+    """Who only asks for a model, or for the number of shards, leaves no trace."""
+    store.shards.check()
+    assert store.list(model="unheard-of") == ()
+    assert store.performance_reports("unheard-of") == ()
+    assert store.counts() == {}
+    for id in ("inc-", "inc-0", "inc-zz", f"inc-{'0' * 12}3ff"):
+        with pytest.raises(NotFound):
+            store.get(id)
+        with pytest.raises(NotFound):
+            store.wake(id, "operator")
+    assert client.dbsize() == 0
+
+
+def test_a_pin_that_was_tampered_with_is_refused(client: Redis, store: WorkflowStore) -> None:
+    """A shard that does not exist is never guessed at."""
+    store.shards.pin()
+    client.hset("driftwarden:shards", "m", "8")
+    with pytest.raises(BadInput, match="shard of model m"):
+        admit(store, 1, "m")
+
+
+def test_no_shard_starves(store: WorkflowStore) -> None:
+    """One shard has a hundred incidents waiting: those of the others are taken up in between."""
+    busy = [name for name in map(str, range(2000)) if shard_of(name) == 0][:100]
+    lonely = [next(name for name in map(str, range(100)) if shard_of(name) == shard) for shard in range(1, SHARDS)]
+    for number, model in enumerate(busy):
+        admit(store, f"b{number}", model)
+    for model in lonely:
+        admit(store, model, model)
+    first = [claim(store, f"w{number}").model for number in range(2)]
+    taken = []
+    for _ in range(2 * SHARDS):
+        held = claim(store, "w")
+        taken.append(held.model)
+        finish(store, held)
+    assert set(lonely) <= {*taken, *first}
+
+
+def test_a_consumer_waits_for_any_shard(client: Redis, store: WorkflowStore) -> None:
+    """What comes while it waits is found, wherever it comes; what was looked through in vain is not asked again."""
+    assert store.claim("w", block_ms=0, lease_ms=LEASE_MS) is None
+    assert store.claim("w", block_ms=1, lease_ms=LEASE_MS) is None
+    for number in range(2 * SHARDS):
+        opened = admit(store, number, f"m{number}")
+        held = store.claim("w", block_ms=2000, lease_ms=LEASE_MS)
+        assert held is not None
+        assert held.incident == opened.incident
+        finish(store, held)
+    assert store.backlog() == (0, 0)
+
+
+def test_who_died_is_found_by_each_shards_own_sweep(client: Redis, store: WorkflowStore) -> None:
+    """A lease that ran out makes no new entry: it is found all the same, on every shard."""
+    for number in range(12):
+        admit(store, number, f"m{number}")
+    held = [claim(store, f"dead-{number}") for number in range(12)]
+    assert store.claim("heir", block_ms=0, lease_ms=LEASE_MS) is None
+    for one in held:
+        shard = int(one.incident[-3:], 16)
+        client.hset(f"driftwarden:{{{shard}}}:wf:{one.incident}", "lease", 0)
+    found = set()
+    for number in range(12):
+        heir = store.claim(f"heir-{number}", block_ms=0, lease_ms=0)
+        assert heir is not None
+        assert heir.crashes == 1
+        found.add(finish(store, heir).incident)
+    assert found == {one.incident for one in held}
+
+
+def test_the_whole_walk_on_every_shard(client: Redis, store: WorkflowStore) -> None:
+    """Heartbeats, signals, timers, reports, successors, crash loops: each on the incident's own shard."""
+    store = WorkflowStore(client, shards=SHARDS, crashes_max=0)
+    for number in range(SHARDS * 2):
+        model = f"m{number}"
+        opened = admit(store, f"{number}-a", model)
+        held = claim(store)
+        store.heartbeat(held)
+        store.wake(held.incident, "operator", {"n": number})
+        held = store.commit(held, state="verifying", doc={}, disposition="park", due_s=0, accepting=True)
+        assert [one.payload for one in held.signals] == [{"n": number}]
+        assert store.pump_timers() == 1
+        held = claim(store)
+        data = {"model": model, "environment": "production", "window": {}, "performance": {"current": 0.5}}
+        report = event(f"{number}-r", model, data=data, type="io.driftwarden.performance.v1")
+        assert store.record_performance(f"2-{number}", report).kind == "performance"
+        assert len(store.performance_reports(model)) == 1
+        assert admit(store, f"{number}-b", model).incident == opened.incident
+        ended = finish(store, held, handled=held.signals, weighed=1)
+        assert ended.successor is not None
+        assert ended.successor.endswith(held.incident[-3:])
+        following = claim(store)
+        while following.incident != ended.successor:
+            following = claim(store)
+        client.hset(f"{store.shards.of_model(model).prefix}wf:{following.incident}", "lease", 0)
+        failed = store.claim("heir", block_ms=0, lease_ms=0)
+        assert failed is not None
+        assert (failed.incident, failed.state) == (following.incident, "failed")
+        finish(store, failed, handled=failed.signals)
+        while spare := store.claim("w", block_ms=0, lease_ms=LEASE_MS):
+            finish(store, spare, handled=spare.signals)
+    assert client.xlen("driftwarden:dead-letters") == SHARDS * 2
+    assert store.counts() == {"closed": SHARDS * 4}
+    assert store.trim() == 0
+    assert store.backlog() == (0, 0)
+
+
+def test_watching_goes_on_where_it_stopped_on_every_shard(store: WorkflowStore) -> None:
+    """An id of `watch` names a place on each shard; nothing is told twice, nothing is left out, whichever it was."""
+    fresh = store.watch(block_ms=1)
+    assert next(fresh) is None
+    for number in range(20):
+        admit(store, number, f"m{number}")
+    told = [next(fresh) for _ in range(20)]
+    ids = {one.incident for one in told if one}
+    assert ids == {one.id for one in store.list()}
+    assert next(fresh) is None
+    for stopped in (0, 7, 19):
+        at = told[stopped]
+        assert at is not None
+        left = [one.incident for one in takewhile(bool, store.watch(at.id, block_ms=1)) if one]
+        assert sorted(left) == sorted(one.incident for one in told[stopped + 1 :] if one)
+    assert len([*takewhile(bool, store.watch("0", block_ms=1))]) == 20
+    with pytest.raises(BadInput, match="8 ids"):
+        next(store.watch("1-1"))
