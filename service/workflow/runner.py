@@ -21,6 +21,7 @@ from driftwarden.service.workflow.steps import advance_or_tell
 from driftwarden.service.workflow.store import Claim, Signal, WorkflowStore
 from driftwarden.service.workflow.stored import LaterVersion, load_incident
 from driftwarden.service.workflow.transitions import JOINABLE, TERMINAL, State, check_arrow
+from driftwarden.stream.client import redis_away
 from driftwarden.telemetry import correlation
 
 log = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ class Worker:
         return after
 
     def _failed(self, claim: Claim, incident: Incident, kept: Incident, error: Exception) -> State | None:
+        error = redis_away(error) or error
         what = verdict(error)
         if what == "stop":
             raise error
@@ -261,7 +263,9 @@ class Worker:
         incident = kept.model_copy(deep=True)
         incident.tries += 1
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
-        self._park(claim, incident, pause_s(incident.tries, incident.id))
+        # After the last try another worker says at once that it has failed, for which this one may have lost its hold.
+        over = is_last(incident.tries, self._parts.settings.service.tries_max)
+        self._park(claim, incident, 0.0 if over else pause_s(incident.tries, incident.id))
 
     def _has_patience(self, incident: Incident) -> bool:
         """Whether it still waits for what is away without a counted try."""
