@@ -52,9 +52,15 @@ class Admitting:
 
     def admit(self, deliveries: Sequence[Delivery], groups: Groups, now: str) -> list[Admission]:
         """Open, join or recognise, in this order within each model; the answers in the order of `deliveries`."""
-        self._shards.prepare(one.event.model for one in deliveries)
-        waiting = [self._waiting(place, one, groups) for place, one in enumerate(deliveries)]
-        found: dict[int, Admission] = {}
+        identities = [identity_of(one.event.source, one.event.id) for one in deliveries]
+        models = [one.event.model for one in deliveries]
+        at_home = self._shards.are_at_home([*zip(identities, models, strict=True)], self._identity_ttl_ms)
+        found = {place: Admission("duplicate", "") for place, home in enumerate(at_home) if not home}
+        waiting = [
+            self._waiting(place, one, identities[place], groups)
+            for place, one in enumerate(deliveries)
+            if place not in found
+        ]
         while waiting:
             wave, rest = _cut(waiting)
             again = []
@@ -75,12 +81,12 @@ class Admitting:
             self._guesses.clear()
         return [found[place] for place in range(len(deliveries))]
 
-    def _waiting(self, place: int, delivery: Delivery, groups: Groups) -> _Waiting:
+    def _waiting(self, place: int, delivery: Delivery, identity: str, groups: Groups) -> _Waiting:
         event = delivery.event
         keys, environment = self._shards.of_model(event.model), event.data.environment
         group_keys = [keys.group(environment, name) for name in dict.fromkeys(groups(event))]
         pointers = [f"{keys.model(event.model)} {environment}", *group_keys]
-        return _Waiting(place, delivery, keys, identity_of(event.source, event.id), group_keys, pointers)
+        return _Waiting(place, delivery, keys, identity, group_keys, pointers)
 
     def _calls(self, wave: Sequence[_Waiting], now: str) -> list[Call]:
         calls: list[Call] = []

@@ -3,17 +3,19 @@
 With one shard all keys stand directly below the prefix. With more, shard `i` is `<prefix>{<i>}:...`: the tag in braces puts
 all its keys on one slot of a cluster, and every script touches keys of one shard only. Hash `<prefix>shards`: model -> its
 shard, written at its first event, so that no change of `models.yml` moves a model that has incidents; `#` -> how many
-shards there are, which never changes either. An incident's id ends with the three hex digits of its shard.
+shards there are, which never changes either. An incident's id ends with the three hex digits of its shard. A key
+`<prefix>identity:<identity>` says on which shard an event was first seen: who sends the same identity again for a model of
+another shard has sent a duplicate.
 """
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.errors import BadInput, NotFound
 from driftwarden.service.workflow.store_types import Keys
 from driftwarden.stream.client import patiently
-from driftwarden.stream.scripts import Scripts
+from driftwarden.stream.scripts import Call, Scripts
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -77,6 +79,19 @@ class Shards:
         for model, reply in zip(unknown, replies, strict=True):
             self._agree(reply[0])
             self._places[model] = self._number(model, reply[1])
+
+    def are_at_home(self, events: Sequence[tuple[str, str]], ttl_ms: int) -> list[bool]:
+        """For each event's identity and model: False where one of the same identity came before, for another shard's model."""
+        if len(self.all) == 1:
+            return [True] * len(events)
+        self.prepare(model for _, model in events)
+        homes = [self.all.index(self.of_model(model)) for _, model in events]
+        calls: list[Call] = [
+            ([self.shared.identity(identity)], [home, ttl_ms])
+            for (identity, _), home in zip(events, homes, strict=True)
+        ]
+        replies = self._scripts.run_many("place", calls)
+        return [reply == str(home).encode() for reply, home in zip(replies, homes, strict=True)]
 
     def of_model(self, model: str) -> Keys:
         """The shard of a model, chosen now where this is its first event."""

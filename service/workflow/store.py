@@ -135,6 +135,9 @@ class WorkflowStore(IncidentReader):
         """Keep a performance report and wake its model's incidents in `verifying`; opens none; settles the entry."""
         identity, model = identity_of(event.source, event.id), event.model
         k = self.shards.of_model(model)
+        if not self.shards.are_at_home([(identity, model)], self._identity_ttl_ms)[0]:
+            self.acknowledge([entry_id])
+            return Admission("duplicate", "")
         reports, verifying = k.model(model, "performance"), k.model(model, "verifying")
         kind = self._scripts.run(
             "performance",

@@ -57,6 +57,10 @@ class Keys:
         """The id of the incident that the event of this identity opens."""
         return f"inc-{identity[:digits]}{self._suffix}"
 
+    def identity(self, identity: str) -> str:
+        """With several shards: the shard that an event was first seen on."""
+        return f"{self.prefix}identity:{identity}"
+
     def seen(self, identity: str) -> str:
         """The memory of an event."""
         return f"{self.prefix}seen:{identity}"
@@ -68,7 +72,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Admission:
-    """What became of an entry of the intake."""
+    """What became of an entry of the intake; `incident` is empty for a report, and where a duplicate names another model."""
 
     kind: Literal["opened", "joined", "duplicate", "performance"]
     incident: str

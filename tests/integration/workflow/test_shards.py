@@ -89,7 +89,7 @@ def test_every_incident_lives_on_the_shard_of_its_model(client: Redis, store: Wo
         assert store.find(admission.incident[:12]) == admission.incident
         assert [one.id for one in store.list(model=model)] == [admission.incident]
     tags = Counter(key.decode().split(":")[1] for key in client.scan_iter("driftwarden:*"))
-    assert set(tags) == {f"{{{shard_of(model)}}}" for model in models} | {"shards"}
+    assert set(tags) == {f"{{{shard_of(model)}}}" for model in models} | {"shards", "identity"}
     assert len(tags) > SHARDS // 2
     assert store.counts() == {"received": 40}
     assert {one.id for one in store.list()} == {one.incident for one in admissions}
@@ -161,6 +161,20 @@ def test_a_pin_that_was_tampered_with_is_refused(client: Redis, store: WorkflowS
     client.hset("driftwarden:shards", "m", "8")
     with pytest.raises(BadInput, match="shard of model m"):
         admit(store, 1, "m")
+
+
+def test_an_event_that_comes_again_for_a_model_elsewhere_is_a_duplicate(client: Redis, store: WorkflowStore) -> None:
+    """Source and id are the identity, whatever model is named: neither a drift nor a report has a second effect."""
+    opened = admit(store, 1, "a")
+    other = next(name for name in map(str, range(99)) if shard_of(name) != shard_of("a"))
+    assert admit(store, 1, other).kind == "duplicate"
+    data = {"model": other, "environment": "production", "window": {}, "performance": {"current": 0.5}}
+    report = event(1, other, data=data, type="io.driftwarden.performance.v1")
+    assert store.record_performance("3-1", report).kind == "duplicate"
+    assert [one.id for one in store.list()] == [opened.incident]
+    assert store.performance_reports(other) == ()
+    (key,) = client.scan_iter("driftwarden:identity:*")
+    assert client.pttl(key) > 29 * 24 * 3600 * 1000
 
 
 def test_no_shard_starves(store: WorkflowStore) -> None:

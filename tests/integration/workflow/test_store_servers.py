@@ -5,14 +5,17 @@ import os
 import signal
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, Retry
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.stream.client import connect, patiently
 from driftwarden.stream.dead_letters import DeadLetters
@@ -111,18 +114,109 @@ def test_a_killed_server_loses_nothing_that_was_said(tmp_path: Path) -> None:
         assert client.xpending("driftwarden:activations", "workers")["pending"] == 1
 
 
+@contextmanager
+def cluster(folder: Path, nodes: int) -> Iterator[tuple[str, list[Redis]]]:
+    """A cluster of its own: its address, and a client of each node."""
+    ports = [free_port() for _ in range(nodes)]
+    with ExitStack() as stack:
+        clients = []
+        for number, port in enumerate(ports):
+            place = folder / f"node-{number}"
+            place.mkdir()
+            stack.enter_context(server(place, "--port", str(port), "--cluster-enabled", "yes"))
+            clients.append(patiently(lambda port=port: connect(f"redis://127.0.0.1:{port}")))  # type: ignore[misc]
+        for number, client in enumerate(clients):
+            slots = range(16384 * number // nodes, 16384 * (number + 1) // nodes)
+            node: Any = client
+            node.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            node.execute_command("CLUSTER ADDSLOTS", *slots)
+            node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0])
+
+        def is_whole() -> None:
+            for client in clients:
+                state: Any = client.cluster("INFO")
+                if (state["cluster_state"], state["cluster_slots_ok"]) != ("ok", "16384"):
+                    raise Retry("the nodes do not all know each other yet")
+
+        patiently(is_whole, for_s=60)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports), clients
+
+
 def test_a_cluster_with_a_hash_tag_in_the_prefix(tmp_path: Path) -> None:
-    """All keys in one slot: everything works; without a tag one line says what is needed."""
-    port = free_port()
-    with server(tmp_path, "--port", str(port), "--cluster-enabled", "yes"):
-        node = patiently(lambda: connect(f"redis://127.0.0.1:{port}"))
-        node.execute_command("CLUSTER ADDSLOTS", *range(16384))
-        url = f"redis+cluster://127.0.0.1:{port}"
+    """All keys in one slot: everything works; without a tag, and without shards, one line says what is needed."""
+    with cluster(tmp_path, 1) as (url, _):
         client = connect(url)
-        patiently(lambda: client.set("{driftwarden}:up", 1))  # the cluster takes a moment to call itself whole
         walk(client, url, "{driftwarden}:")
-        with pytest.raises(BadInput, match="hash tag"):
+        with pytest.raises(BadInput, match=r"redis.shards.*above 1.*hash tag"):
             walk(client, url, "driftwarden:")
+
+
+def test_shards_over_the_nodes_of_a_cluster(tmp_path: Path) -> None:
+    """Three nodes, eight shards: from the intake over claims, steps and timers to the dead letters, nothing is missed."""
+    with cluster(tmp_path, 3) as (url, nodes):
+        client = connect(url)
+        store = WorkflowStore(client, shards=8, crashes_max=0)
+        store.shards.pin()
+        with Publisher(url) as publisher:
+            for number in range(40):
+                publisher.publish(drift(number % 30, f"m{number % 20}"))  # ten come again, for another model
+        client.xadd("driftwarden:events", {"event": b"\xff"})
+        kinds: Counter[str] = Counter()
+        intake = Intake(client, "w")
+        while deliveries := intake.read(15):
+            kinds.update(one.kind for one in store.admit_many(deliveries, now=NOW))
+        assert kinds == {"opened": 20, "joined": 10, "duplicate": 10}
+        assert store.counts() == {"received": 20}
+        assert store.backlog() == (0, 30)
+        assert len(store.list()) == 20
+        assert all(sum(b"wf:" in key for key in node.scan_iter()) > 0 for node in nodes)
+        assert sum(len([*node.scan_iter("driftwarden:*")]) for node in nodes) == sum(
+            int(node.dbsize()) for node in nodes
+        )
+
+        told = store.watch("0", block_ms=1)
+        assert {one.incident for one in takewhile(bool, told) if one} == {one.id for one in store.list()}
+        while store.counts().get("received"):
+            held = store.claim("w", block_ms=100, lease_ms=LEASE_MS)
+            assert held is not None
+            store.heartbeat(held)
+            if held.state == "received":
+                store.wake(held.incident, "operator")
+            store.commit(held, state="triaged", doc={}, disposition="park", due_s=0, accepting=True)
+        assert store.counts() == {"triaged": 20}
+        while store.pump_timers():
+            pass
+        ended: set[str] = set()
+        while held := store.claim("w", block_ms=0, lease_ms=LEASE_MS):
+            assert [one.why for one in held.signals] == ["operator"]
+            if len(ended) == 19:
+                store.hand_back(held)
+                break
+            ended.add(held.incident)
+            store.commit(held, state="closed", doc={}, disposition="finish", accepting=False, handled=held.signals)
+
+        crashing = store.claim("w", block_ms=0, lease_ms=LEASE_MS)
+        assert crashing is not None
+        client.hset(f"{store.shards.of_model(crashing.model).prefix}wf:{crashing.incident}", "lease", 0)
+        failed = store.claim("heir", block_ms=0, lease_ms=0)
+        assert failed is not None
+        assert (failed.incident, failed.state) == (crashing.incident, "failed")
+        store.commit(failed, state="failed", doc={}, disposition="finish", accepting=False, handled=failed.signals)
+        assert store.counts() == {"closed": 19, "failed": 1}
+        assert store.claim("w", block_ms=0, lease_ms=LEASE_MS) is None
+        assert store.find(crashing.incident[:14]) == crashing.incident
+        assert store.trim() == 0
+        assert store.backlog() == (0, 0)
+
+        letters = DeadLetters(client)
+        unreadable, loop = sorted(letters.list(), key=lambda one: one.kind)
+        assert (unreadable.kind, unreadable.raw, loop.incident) == ("event", b"\xff", crashing.incident)
+        _, entry, again = letters.redrive(unreadable.id)
+        assert not again
+        assert letters.redrive(unreadable.id)[1:] == (entry, True)
+        assert letters.show(unreadable.id).redriven_as == entry
+        assert intake.read(5) == []
+        assert Counter(one.kind for one in letters.list()) == {"event": 2, "incident": 1}
 
 
 def test_a_server_behind_a_sentinel(tmp_path: Path) -> None:
