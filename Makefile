@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate bench lint lock clean
+.PHONY: help setup demo test simulate crash bench lint lock clean
 
 # The first of these that runs; another: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -36,6 +36,9 @@ test: .venv/.ready ## the test suite (ARGS="-k approval"; JOBS=0: in one process
 
 simulate: .venv/.ready ## the workflow store under a seeded scheduler, for minutes (ARGS="--seconds 600", "--seed N")
 	@$(BIN)/python tests/simulation/simulate.py $(ARGS)
+
+crash: .venv/.ready ## the durable workflow, its process killed at each fail point (ARGS="--only 'verified:after:commit#4'")
+	@$(BIN)/python tests/crash/run.py $(ARGS)
 
 bench: .venv/.ready ## figures, each beside its yardstick; on a real stream where ../shared/data or DRIFTWARDEN_DATA has it
 	@$(BIN)/driftwarden bench policy

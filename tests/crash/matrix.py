@@ -5,6 +5,7 @@ audit log, the registry's database, the messages). Two neighbours between which 
 behind: of those one is killed, and every place is killed at least once. What a fsync protects is also lost there, once.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -16,17 +17,30 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from crash.history import conserved, judge, read_history, take_dump
-from crash.plant import PREFIX, acknowledged, make_template, run_process, wait_for
+from crash.history import History, conserved, judge, read_history, take_dump
+from crash.plant import PREFIX, Process, acknowledged, make_template, run_process, wait_for
 from crash.points import Point, Points
-from crash.scenarios import BY_NAME, Scenario
+from crash.scenarios import BY_NAME, SCENARIOS, Scenario
 from crash.sink import read_sink
 
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
 
 TIMEOUT_S = 60.0
-LOSSES = ("unsynced:", "torn:")  # these change what is on disk as they die
+_EXPIRE = """
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'hash' and redis.call('HEXISTS', key, 'lease') == 1 then redis.call('HSET', key, 'lease', 0) end
+  if kind == 'stream' then
+    for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+      for _, one in ipairs(redis.call('XPENDING', key, group[2], '-', '+', 1000)) do
+        redis.call('XCLAIM', key, group[2], one[2], 0, one[1], 'IDLE', 1000000000, 'JUSTID')
+      end
+    end
+  end
+end
+"""
+LOST, TORN = "unsynced:", "torn:"  # these change what is on disk as they die
 
 
 @dataclass(frozen=True)
@@ -70,11 +84,26 @@ class Lane:
         self.root.mkdir(parents=True)
         make_template(self._template)
         self._server = EmbeddedRedis.acquire(self.root)
-        self._client = connect(self._server.url)
+        self.client = connect(self._server.url)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Live a scenario here, so that what the registry's library compiles once is there in every fork of this process."""
+        from sqlalchemy.engine import Engine
+
+        self._empty()
+        scenario = SCENARIOS[0]
+        process = Process(self._folder, self._server.url, "warm", scenario.script, Points(wrapping=False), answer=None)
+        scenario.steps(process)
+        process.close()
+        for engine in (one for one in gc.get_objects() if isinstance(one, Engine)):
+            engine.dispose()  # no connection goes through a fork
+        gc.collect()
+        gc.freeze()  # a fork that collects would copy all of it
 
     def close(self) -> None:
         """Stop the server."""
-        self._client.close()
+        self.client.close()
         self._server.release()
 
     def record(self, scenario: Scenario) -> Verdict:
@@ -110,7 +139,8 @@ class Lane:
     # Within
 
     def _empty(self) -> None:
-        self._client.flushall()
+        self.client.flushall()
+        self.client.script_flush()  # loaded anew by each run: the points are the same in all of them
         shutil.rmtree(self._folder, ignore_errors=True)
         shutil.copytree(self._template, self._folder)
 
@@ -132,15 +162,20 @@ class Lane:
 
     def _conserved(self) -> list[str]:
         told = acknowledged(self._folder)
-        return conserved(take_dump(self._client, PREFIX, light=True), told)
+        return conserved(take_dump(self.client, PREFIX, light=True), told)
 
-    def _judge(self, scenario: Scenario) -> list[str]:
+    def history(self) -> History:
+        """What the last run left behind."""
         folder = self._folder
         sink = read_sink(folder / "mlflow" / "mlflow.db")
-        history = read_history(
-            self._client, acknowledged(folder), audit=folder / "audit", sink=sink, messages=folder / "messages.jsonl"
+        messages = folder / "messages.jsonl"
+        return read_history(
+            self.client, acknowledged(folder), audit=folder / "audit", sink=sink, messages=messages, prefix=PREFIX
         )
-        faults = judge(history)
+
+    def _judge(self, scenario: Scenario) -> list[str]:
+        history = self.history()
+        faults, sink = judge(history), history.sink
         ends = tuple(sorted(one.state for one in history.dump.incidents.values()))
         if (ends, sink.champions["m"]) != (scenario.ends, scenario.champion):
             wanted = f"{scenario.ends} and version {scenario.champion}"
@@ -149,24 +184,7 @@ class Lane:
 
     def _expire(self) -> None:
         """As if the time had passed after which others take over what the dead held."""
-        for key in self._client.scan_iter(f"{PREFIX}*wf:inc-*"):
-            if self._client.type(key) == b"hash" and self._client.hexists(key, "lease"):
-                self._client.hset(key, "lease", 0)
-        for stream in self._client.scan_iter(f"{PREFIX}*", _type="stream"):
-            for group in self._client.xinfo_groups(stream):
-                for one in self._client.xpending_range(stream, group["name"], "-", "+", 1000):
-                    words = (
-                        "XCLAIM",
-                        stream,
-                        group["name"],
-                        one["consumer"],
-                        0,
-                        one["message_id"],
-                        "IDLE",
-                        10**9,
-                        "JUSTID",
-                    )
-                    self._client.execute_command(*words)
+        self.client.eval(_EXPIRE, 0, f"{PREFIX}*")
 
     def _error(self, name: str) -> str:
         file = self._folder / f"{name}.error"
@@ -215,8 +233,8 @@ def choose(passed: Sequence[Passed], *, every: bool = False) -> list[Case]:
     """One case for each world that a scenario passes through, every place at least once; `every`: all of them."""
     if every:
         return [Case(one.scenario, one.point) for one in passed]
-    losses = [one for one in passed if one.point.place.startswith(LOSSES)]
-    others = [one for one in passed if not one.point.place.startswith(LOSSES)]
+    losses = [one for one in passed if one.point.place.startswith(LOST)]
+    others = [one for one in passed if not one.point.place.startswith((LOST, TORN))]
     taken: dict[str, int] = {}
     cases = []
     for _, same in groupby(
@@ -225,8 +243,8 @@ def choose(passed: Sequence[Passed], *, every: bool = False) -> list[Case]:
         one = min(same, key=lambda one: taken.get(one.point.place, 0))
         taken[one.point.place] = taken.get(one.point.place, 0) + 1
         cases.append(one)
-    for one in others:
-        if one.point.place not in taken:
+    for one in passed:
+        if one.point.place not in taken and not one.point.place.startswith(LOST):
             taken[one.point.place] = 1
             cases.append(one)
     return [Case(one.scenario, one.point) for one in sorted([*cases, *losses], key=passed.index)]

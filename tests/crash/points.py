@@ -43,12 +43,17 @@ class Point:
 
 @dataclass
 class Points:
-    """Counts what it is told; kills its process at `at`, or calls `passing` at every point (a recording run)."""
+    """Counts what it is told; kills its process at `at`, or calls `passing` at every point (a recording run).
+
+    `wrapping` False: only the product's own fail points are told, and this process stays as it is.
+    """
 
     at: Point | None = None
     passing: Callable[[Point], None] | None = None
+    wrapping: bool = True
     _told: Counter[str] = field(default_factory=Counter)
     _looking: bool = False
+    _within: str = ""
     _synced: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def tell(self, place: str, last_act: Callable[[], None] | None = None) -> None:
@@ -68,13 +73,19 @@ class Points:
 
     def around(self, owner: Any, name: str, label: Callable[..., str]) -> None:
         """Tell `before:<label>` and `after:<label>` of each call of a method; `label` is given its arguments."""
+        if not self.wrapping:
+            return
         method = getattr(owner, name)
 
         @wraps(method)
         def called(*args: Any, **named: Any) -> Any:
             what = label(*args, **named)
             self.tell(f"before:{what}")
-            answer = method(*args, **named)
+            outer, self._within = self._within, what
+            try:
+                answer = method(*args, **named)
+            finally:
+                self._within = outer
             self.tell(f"after:{what}")
             return answer
 
@@ -93,7 +104,7 @@ class Points:
     def watch_syncs(self) -> None:
         """Tell of each fsync of this process, and of what a loss of power there would take."""
         for name in ("fsync", "fdatasync"):
-            if hasattr(os, name):
+            if hasattr(os, name) and self.wrapping:
                 setattr(os, name, partial(self._sync, getattr(os, name)))
 
     def _sync(self, real: Callable[[int], None], handle: int) -> None:
@@ -103,7 +114,7 @@ class Points:
             real(handle)
             return self.tell("after:fsync folder")
         name = _TEMPORARY.sub(r"\1", Path(f"/proc/self/fd/{handle}").readlink().name)
-        what = f"fsync {Path(name).suffix or name}"
+        what = f"fsync {Path(name).suffix or name} in {self._within or 'opening'}"
         file, whole = (status.st_dev, status.st_ino), status.st_size
         kept = self._synced.get(file, 0)
         self.tell(f"unsynced:{what}", partial(os.truncate, f"/proc/self/fd/{handle}", kept))
