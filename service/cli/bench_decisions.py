@@ -12,7 +12,9 @@ from driftwarden.service.cli.common import console, json_option, print_json
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @json_option
 def policy(decisions: int, seed: int, as_json: bool) -> None:
-    """Decisions a second with the full trace, on one core, beside a hand-written if-chain (and zen-engine, where installed).
+    """Decisions a second with the full trace, on one core, beside a hand-written if-chain.
+
+    Where they are installed, zen-engine and Cedar (cedarpy) decide the same facts by the same rules.
 
     \b
     Example:
@@ -43,6 +45,15 @@ def _show(document: dict[str, Any]) -> None:
         agrees = "agrees" if zen["agrees_with_if_chain"] else "does NOT agree"
         out.print(
             f"yardstick: {zen['per_second']:,} a second by zen-engine, {zen['with_trace_per_second']:,} with its trace;"
+            f" it {agrees}"
+        )
+    cedar = document["yardsticks"]["cedar"]
+    if isinstance(cedar, str):
+        out.print(f"yardstick: Cedar (cedarpy) is {cedar}")
+    else:
+        agrees = "agrees" if cedar["agrees_with_if_chain"] else "does NOT agree"
+        out.print(
+            f"yardstick: {cedar['per_second']:,} a second by Cedar, {cedar['in_one_batch_per_second']:,} in one batch;"
             f" it {agrees}"
         )
     agrees = "agrees" if document["agrees_with_if_chain"] else "does NOT agree"

@@ -99,7 +99,7 @@ def keep(world: Any) -> dict[str, Any]:
 
 def read_kept(file: Path) -> dict[str, Any]:
     """A kept state."""
-    found: dict[str, Any] = json.loads(gzip.decompress(file.read_bytes()))
+    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(file.read_text())))
     return found
 
 
@@ -119,7 +119,8 @@ def main(file: Path, folder: Path) -> None:
         leave_behind(world)
         document = keep(world)
         world.log.close()
-    file.write_bytes(gzip.compress(json.dumps(document, sort_keys=True).encode(), mtime=0))
+    packed = base64.encodebytes(gzip.compress(json.dumps(document, sort_keys=True).encode(), mtime=0))
+    file.write_text(packed.decode())
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def finish(world: World) -> None:
     world.later(seconds=400)
 
 
-@pytest.mark.parametrize("file", sorted(KEPT.glob("form-*.json.gz")), ids=lambda file: file.name.partition(".")[0])
+@pytest.mark.parametrize("file", sorted(KEPT.glob("form-*.txt")), ids=lambda file: file.name.partition(".")[0])
 def test_what_an_earlier_version_left_is_walked_to_its_end(
     file: Path, tmp_path: Path, redis_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
