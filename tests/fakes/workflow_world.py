@@ -307,6 +307,7 @@ class World:
         models: tuple[str, ...] = ("m",),
         memory_log: bool = False,
         upstream: tuple[str, ...] = (),
+        shards: int = 1,
     ) -> None:
         self.folder, self.client, self.clock = folder, client, TestClock()
         self.plant, self.script, self.silent = Plant(), Script(), Silent()
@@ -324,7 +325,7 @@ class World:
                                  models=watched)  # fmt: skip
         self.policy = PolicyHolder(load_policy(self.policy_text(), "policy.yml"))
         self.log: Any = Chain(self.clock) if memory_log else self._writer()
-        self.store = WorkflowStore(client, prefix=PREFIX, seal=SEAL)
+        self.store = WorkflowStore(client, prefix=PREFIX, shards=shards, seal=SEAL)
         self.actions = {
             name: ScriptedAction(name, self.plant, "5.00" if name is ActionName.RETRAIN else "0.00")
             for name in (ActionName.RETRAIN, ActionName.ROLLBACK, ActionName.QUARANTINE_DATA,
@@ -416,9 +417,11 @@ class World:
 
     def free_leases(self) -> None:
         """Every lease has run out."""
-        for key in self.client.scan_iter(f"{PREFIX}wf:*"):
-            if self.client.type(key) == b"hash" and key.count(b":") == 2:
-                self.client.hset(key, "lease", 0)
+        for keys in self.store.shards.all:
+            for key in self.client.scan_iter(keys.wf("*")):
+                if self.client.type(key) == b"hash" and key.count(b":") == keys.prefix.count(":") + 1:
+                    self.client.hset(key, "lease", 0)
+        self.store.sweep_soon()
 
     def later(self, **span: float) -> None:
         """Time passes, and timers with it."""
