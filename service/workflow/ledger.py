@@ -180,7 +180,10 @@ class Ledger:
         changes = [
             entry["changed"]
             for key, entry in self.entries().items()
-            if entry.get("changed") is not None and _concerns(entry, model) and key.partition("#")[0] != besides
+            if entry.get("changed") is not None
+            and entry["action"] not in {"notify", "none"}
+            and _concerns(entry, model)
+            and key.partition("#")[0] != besides
         ]
         return rfc3339(datetime.fromtimestamp(max(changes) / 1000, UTC)) if changes else None
 

@@ -220,7 +220,7 @@ class Worker:
         self._hand.at(name)
         kept = incident.model_copy(deep=True)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
-        parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart))
+        parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart), verifying=self._store.verifying)
         span = self._parts.span(
             f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
         )

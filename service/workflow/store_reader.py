@@ -89,6 +89,13 @@ class IncidentReader:
         keys = self.shards.known(model)
         return texts(self._ask(self._client.lrange, keys.model(model, "performance"), -limit, -1)) if keys else ()
 
+    def verifying(self, model: str) -> frozenset[str]:
+        """Incidents whose effect on a model is being judged."""
+        keys = self.shards.known(model)
+        if keys is None:
+            return frozenset()
+        return frozenset(texts(self._ask(self._client.smembers, keys.model(model, "verifying"))))
+
     def backlog(self) -> tuple[int, int]:
         """How many entries are in the intake, and how many activations wait or are being worked on."""
         intake = int(self._ask(self._client.xlen, self.keys.intake))  # first: what left it is activated
