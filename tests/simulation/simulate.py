@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from simulation.cases import Case, Lab
+from simulation.cases import Case
+from simulation.lab import Lab
 from simulation.virtual import no_pauses, virtual_scripts
 
 from driftwarden.stream.client import connect

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulation.cases import Broken, Case, Lab
+from simulation.cases import Case
+from simulation.lab import Lab
 from simulation.virtual import no_pauses, virtual_scripts
+from simulation.watching import Broken
 
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
@@ -55,7 +57,7 @@ def test_every_interleaving_keeps_the_invariants(lab: Lab) -> None:
     """Lost replies, deaths, sleep beyond the lease, repeats, timers, clocks that jump: I1 to I7 hold throughout."""
     seen: Counter[str] = Counter()
     for seed in range(CASES):
-        seen.update(run(lab, seed).seen)
+        seen.update(run(lab, seed).watch.seen)
     assert not MET - set(seen), f"{CASES} cases never met {MET - set(seen)}"
 
 
@@ -70,8 +72,9 @@ def test_a_broken_invariant_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     """An incident without a handle is found at the very step that lost it."""
 
     def lose(case: Case) -> None:
-        case.lab.wire.call(("DEL", case.keys.activations, case.keys.timers))
-        case.lab.hub.execute(("EVALSHA", lab.audit, *case.lab.hub.audit[2:]))
+        for keys in case.watch.shards:
+            lab.wire.call(("DEL", keys.activations, keys.timers))
+        lab.hub.execute(lab.hub.audits[0])
 
     monkeypatch.setattr(Case, "_finish", lose)
     found = []

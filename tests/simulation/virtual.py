@@ -156,8 +156,8 @@ class Hub:
         self.wire = wire
         self.before: Callable[[Words], None] = lambda words: None
         self.after: Callable[[Words, Any], None] = lambda words, reply: None
-        self.audit: Words | None = None  # a command that is sent right after each that may change an incident
-        self.audited: Any = None
+        self.audits: list[Words] = []  # commands that are sent right after each that may change an incident
+        self.audited: list[Any] = []
         self.current: Actor | None = None
         self.back = threading.Lock()
         self.back.acquire()
@@ -171,11 +171,7 @@ class Hub:
         if verdict == "refuse":
             raise RedisConnectionError("the server is away")
         self.before(words)
-        self.audited = None
-        if self.audit is None or words[0] != "EVALSHA":
-            reply = self.wire.call(words)[0]
-        else:
-            reply, self.audited = self.wire.call(words, self.audit)
+        reply, *self.audited = self.wire.call(words, *(self.audits if words[0] == "EVALSHA" else ()))
         self.after(words, reply)
         if verdict == "die after":
             raise Killed
