@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from driftwarden.errors import BadInput, Error, NotInstalled, Retry
+from driftwarden.errors import Away, BadInput, Error, NotInstalled, Retry
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -37,6 +37,15 @@ _TRANSIENT_REPLIES = (
     "BUSY ",
     "NOREPLICAS",
 )
+
+
+class RedisAway(Away):
+    """Redis does not answer, or cannot now; the same call may succeed later."""
+
+    def __init__(self, message: str) -> None:
+        """`message` is the whole line."""
+        super().__init__("redis", message)
+        self.args = (message,)
 
 
 def redact_url(url: str) -> str:
@@ -173,7 +182,7 @@ def _hosts(url: str, parts: SplitResult) -> list[tuple[str, int]]:
 
 @contextmanager
 def redis_errors(where: str = "redis") -> Iterator[None]:
-    """Turn redis-py's errors into ours: Retry (it may pass) or BadInput (the address, password or request is wrong)."""
+    """Turn redis-py's errors into ours: RedisAway (a Retry: it may pass), BadInput (address, password or request is wrong)."""
     from redis import exceptions
 
     shown = redact_url(where)
@@ -191,14 +200,29 @@ def redis_errors(where: str = "redis") -> Iterator[None]:
         if str(error).startswith("CROSSSLOT"):
             raise _needs_hash_tag(shown) from None
         if _passes(error):
-            raise Retry(f"redis cannot answer now: {_line(error)} ({shown})") from None
+            raise RedisAway(f"redis cannot answer now: {_line(error)} ({shown})") from None
         raise BadInput(
             "redis refuses the request", got=_line(error), expected="Redis 6.2 or later", where=shown
         ) from None
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
         if "same" in str(error) and "slot" in str(error):
             raise _needs_hash_tag(shown) from None
-        raise Retry(f"redis is away: {_line(error) or type(error).__name__} ({shown})") from None
+        raise RedisAway(f"redis is away: {_line(error) or type(error).__name__} ({shown})") from None
+
+
+def redis_away(error: BaseException) -> RedisAway | None:
+    """What an error of redis-py that nobody turned into ours says of the server; None where it is not that it is away."""
+    from redis import exceptions
+
+    if not isinstance(error, exceptions.RedisError | exceptions.RedisClusterException):
+        return None
+    try:
+        with redis_errors():
+            raise error
+    except RedisAway as away:
+        return away
+    except Error:
+        return None
 
 
 def beside(client: Any, key: str, anchor: str) -> str:
