@@ -15,7 +15,7 @@ from driftwarden.settings import Settings
 
 Mark = Literal["ok", "warning", "fault"]
 PROBE_BYTES = 64 * 1024
-STUCK_S = 120.0
+STUCK_S = 600.0
 WAITS_LONG_S = 300.0
 STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 

@@ -219,7 +219,7 @@ def test_stats_and_doctor_show_it(
     """The contract's fields stay; who is late, what is away, who ended and a disk that refuses stand beside them."""
     worker = SaidWorker(name="w1", doing="late", incident="inc-1", model="m", state="triaged", for_s=1300)
     breaker = SaidBreaker(name="the knowledge base", state="half-open", failures=5, reason="no route")
-    Health(terminal.client, PREFIX, "a").tell(said(workers=(worker,), breakers={"chroma": breaker}, intake_s=600))
+    Health(terminal.client, PREFIX, "a").tell(said(workers=(worker,), breakers={"chroma": breaker}, intake_s=601))
     Health(terminal.client, PREFIX, "b").leave(said(ended="the audit log cannot be written (no space left)"))
     code, document = ask(capsys, "stats")
     assert code == 0
