@@ -9,7 +9,7 @@ what the incident would do under the policy as it is, and an answer counts where
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -21,6 +21,7 @@ from driftwarden.clock import Clock, parse_rfc3339, rfc3339
 from driftwarden.contracts.decision import ApprovalTerms, Decision
 from driftwarden.errors import BadInput, NotFound, Retry
 from driftwarden.service.signing.grants import Grant, Question, Verdict, fault_of, signer
+from driftwarden.service.workflow.binding import bound_document, lifts_by_model, lifts_of
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.settings import Approver
 from driftwarden.strict import digest, plain
@@ -97,58 +98,6 @@ class ApprovalRequest(BaseModel):
         return ", ".join(wrong) or None
 
 
-def bound_document(
-    incident: Incident,
-    terms: ApprovalTerms,
-    lifts: Sequence[str],
-    lifts_of: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Any]:
-    """Everything that an approval of this incident's plan approves (docs/approvals.md lists the fields).
-
-    `lifts_of`: by model, where several are concerned; default: what failed for each in its last decision.
-    """
-    candidate, undo = incident.candidate, incident.undo_of
-    if candidate is None:
-        raise BadInput("nothing to approve", got=incident.id, expected="a plan")
-    members = [
-        {
-            "model": one.model,
-            "champion": one.champion,
-            "window": _window(one.event),
-            "lifts": sorted(one.failing if lifts_of is None else lifts_of.get(one.model, ())),
-        }
-        for one in incident.concerned
-    ]
-    document: dict[str, Any] = plain(
-        {
-            "incident": incident.id,
-            "model": incident.model,
-            "environment": incident.environment,
-            "action": candidate.action.value,
-            "params": candidate.params,
-            "champion": incident.champion_before,
-            "challenger": candidate.params.get("to_version"),
-            "window": _window(incident.event),
-            "cost_usd": candidate.cost_usd,
-            "approvals": {
-                "required": terms.required,
-                "from": list(terms.from_),
-                "expires_after_seconds": terms.expires_after_seconds,
-            },
-            "lifts": sorted(lifts),
-            "undo": digest(plain([undo.get("request"), undo.get("result")])) if undo else None,
-            "requested_by": undo.get("by") if undo else None,
-            **({"members": members} if incident.others else {}),
-        }
-    )
-    return document
-
-
-def _window(event: Mapping[str, Any]) -> dict[str, Any]:
-    window = event.get("window") or {}
-    return {name: window.get(name) for name in ("uri", "start", "end", "rows")}
-
-
 def _readable(bound: Mapping[str, Any], requested_at: str) -> dict[str, Any]:
     """The fields of a request that follow from what it is bound to."""
     terms = bound["approvals"]
@@ -180,40 +129,19 @@ def approval_digest(incident: Incident, decision: Decision) -> str:
     """
     if decision.approvals is None:
         raise BadInput("nothing to approve", got=incident.id, expected="a tier that says who may approve")
-    return digest(bound_document(incident, decision.approvals, _lifts(incident, decision)))
+    return digest(bound_document(incident, decision.approvals, lifts_of(incident, decision)))
 
 
 def is_bound(incident: Incident, request: ApprovalRequest, terms: ApprovalTerms | None) -> bool:
     """True where what was asked is still what the incident would do, under the terms that its tier has now."""
     if incident.candidate is None or terms is None:
         return False
-    return request.digest == digest(bound_document(incident, terms, request.why, lifts_by_model(request)))
-
-
-def lifts_by_model(request: ApprovalRequest) -> dict[str, list[str]]:
-    """By model the rules whose failure the signers saw, where the request is about several; raises nothing: `is_bound`
-    holds it against the digest."""
-    members = request.bound.get("members")
-    found = [one for one in members if isinstance(one, dict)] if isinstance(members, list) else []
-    told = [one for one in found if isinstance(one.get("lifts"), list)]
-    return {str(one.get("model")): [str(rule) for rule in one["lifts"]] for one in told}
-
-
-def _lifts(incident: Incident, decision: Decision) -> tuple[str, ...]:
-    """What an approval would lift for any of the models concerned."""
-    if not incident.others:
-        return lifted_rules(decision)
-    return tuple(sorted({rule for member in incident.members for rule in member.failing}))
+    return request.digest == digest(bound_document(incident, terms, request.why, lifts_by_model(request.bound)))
 
 
 def asked_as(request: ApprovalRequest) -> str:
     """Which asking of a plan this is, as the incident remembers it: an older one of the same plan is another."""
     return f"{request.id}@{request.requested_at}"
-
-
-def lifted_rules(decision: Decision) -> tuple[str, ...]:
-    """Ids of the rules that failed or were unknown and held the action back: what the signers see, and lift."""
-    return tuple(rule.id for rule in decision.rules if rule.verdict in {"fail", "unknown"} and rule.effect is not None)
 
 
 def standing(request: ApprovalRequest, approvers: Mapping[str, Approver]) -> tuple[Grant, ...]:
@@ -278,7 +206,7 @@ class Approvals:
         candidate, terms = incident.candidate, decision.approvals
         assert candidate is not None
         assert terms is not None
-        bound = bound_document(incident, terms, _lifts(incident, decision))
+        bound = bound_document(incident, terms, lifts_of(incident, decision))
         id = approval_id(incident.id, made)
         for other in self.list():
             if other.incident == incident.id and other.id != id and other.state in {"pending", "approved"}:
@@ -390,7 +318,7 @@ class Approvals:
 
     def _change(self, id: str, change: Callable[[ApprovalRequest], ApprovalRequest]) -> ApprovalRequest:
         for _ in range(20):
-            with self._redis.pipeline() as pipe:
+            with self._redis.pipeline(transaction=True) as pipe:
                 try:
                     pipe.watch(self._key)
                     raw = pipe.hget(self._key, id)

@@ -24,7 +24,7 @@ class MetricHistory:
         """Keep `{start, end, rows, metric, value, reference, drift_share, incident, outcome}`; `end` is RFC 3339."""
         key = self._prefix + model
         score = parse_rfc3339(window["end"]).timestamp()
-        with self._redis.pipeline() as pipe:
+        with self._redis.pipeline(transaction=True) as pipe:
             pipe.zremrangebyscore(key, score, score)
             pipe.zadd(key, {self._seal.close("metrics", model, json.dumps(plain(window), sort_keys=True)): score})
             pipe.zremrangebyrank(key, 0, -WINDOWS_KEPT - 1)

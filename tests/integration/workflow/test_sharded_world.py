@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.redis_servers import cluster
 from fakes.workflow_world import World
 from simulation.test_workflow import MODELS, Simulation
+
+from driftwarden.stream.client import connect
 
 SHARDS = 8
 
@@ -61,3 +64,33 @@ def test_whatever_happens_on_several_shards(tmp_path: Path, redis_server: Any, s
     simulation.run()
     simulation.judge()
     assert len({one.id[-3:] for one in simulation.world.store.list(limit=1000)}) > 1
+
+
+def test_the_whole_workflow_on_a_cluster(tmp_path: Path) -> None:
+    """Three nodes: ledger, approvals, measurements and halts, which no shard holds, work there as the incidents do."""
+    servers, home = tmp_path / "servers", tmp_path / "home"
+    servers.mkdir()
+    home.mkdir()
+    with cluster(servers, 3) as (url, nodes):
+        client = connect(url)
+        world = World(home, client, models=("m0", "m1", "m2"), shards=SHARDS)
+        world.store.shards.pin()
+        for model in ("m0", "m1"):
+            world.send(world.event(model))
+        world.run()
+        world.script.gain, world.script.gain_win = 0.1, 0.99
+        world.restart()
+        world.later(seconds=301)
+        assert {one.model: one.state for one in world.incidents()} == {"m0": "resolved", "m1": "resolved"}
+        world.script.win = 0.5
+        world.send(world.event("m2"))
+        world.run()
+        world.approve()
+        world.run()
+        world.report(uri=None, value=0.83, model="m2")
+        world.run()
+        (last,) = world.store.list(model="m2")
+        assert last.state in {"verifying", "resolved"}
+        assert len(world.store.performance_reports("m2")) == 1
+        assert world.parts.metrics.last("m2", 5)[-1]["basis"] == "reported"
+        assert all(int(node.dbsize()) > 0 for node in nodes)
