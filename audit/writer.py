@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from driftwarden import __version__
 from driftwarden.audit import files, notes
+from driftwarden.audit.batch import Batch, Note, Op, Rotate
 from driftwarden.audit.codec import encode
 from driftwarden.audit.merkle import Tree, leaf_hash
 from driftwarden.audit.record import FORMAT, GENESIS, LINE_BYTES_MAX, check_envelope, seal
@@ -43,31 +44,7 @@ class Limits:
     idle_s: float | None = 30.0
 
 
-@dataclass
-class _Rotate:
-    path: Path
-
-
-@dataclass
-class _Note:
-    name: str
-    text: str
-
-
-_Op = bytes | _Rotate | _Note
 _Placed = TypeVar("_Placed")
-
-
-class _Batch:
-    """What one sync makes durable, or, as `failure` says, did not. Its gate is shut until it is done; where it is open
-    before, the first who comes through writes it."""
-
-    def __init__(self) -> None:
-        self.ops: list[_Op] = []
-        self.done = False
-        self.failure: str | None = None
-        self.gate = threading.Lock()
-        self.gate.acquire()
 
 
 class AuditWriter:
@@ -95,12 +72,12 @@ class AuditWriter:
         self._clock, self._limits, self._sync = clock, limits or Limits(), sync
         self._directory, self._notes_folder = directory, directory / files.NOTES_FOLDER
         self._mutex, self._handing, self._disk = threading.Lock(), threading.Lock(), threading.Lock()
-        self._staged: list[_Op] = []
+        self._staged: list[Op] = []
         self._writing = False
         self._pid, self._handle = os.getpid(), -1
         self._dead: str | None = None
         self._closed = False
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._seq, self._prev, self._ts = 0, GENESIS, ""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -225,16 +202,16 @@ class AuditWriter:
         self._commit(batch, leads)
         return placed
 
-    def _hand_in(self, ops: list[_Op]) -> tuple[_Batch, bool]:
+    def _hand_in(self, ops: list[Op]) -> tuple[Batch, bool]:
         """The batch that these are part of, and whether nobody is writing, so that who hands in must."""
         with self._handing:
             if self._batch is None:
-                self._batch = _Batch()
+                self._batch = Batch()
             self._batch.ops += ops
             leads, self._writing = not self._writing, True
             return self._batch, leads
 
-    def _add(self, op: _Op) -> None:
+    def _add(self, op: Op) -> None:
         self._staged.append(op)
 
     def _require_alive(self) -> None:
@@ -266,7 +243,7 @@ class AuditWriter:
     def _begin_file(self, now: datetime) -> None:
         others = files.heads(self._directory)
         others.pop(self.stream, None)
-        self._add(_Rotate(self._directory / files.file_name(self.stream, self._seq)))
+        self._add(Rotate(self._directory / files.file_name(self.stream, self._seq)))
         self._tree, self._first_seq, self._signed_size = Tree(), self._seq, 0
         self._file_bytes, self._file_begun, self._signed_at = 0, now, now
         body = {
@@ -283,7 +260,7 @@ class AuditWriter:
         signed = self._key.sign(notes.note_text(self.stream, self._first_seq, size, self._tree.root()))
         self._stage("checkpoint", _head({"note": signed}), now)
         self._signed_size, self._signed_at = self._tree.size, now
-        self._add(_Note(files.note_name(self.stream, self._first_seq, size), signed))
+        self._add(Note(files.note_name(self.stream, self._first_seq, size), signed))
 
     def _file_is_full(self, now: datetime) -> bool:
         grown = self._file_bytes >= self._limits.file_bytes_max
@@ -314,7 +291,7 @@ class AuditWriter:
 
     # Committing: outside the mutex, one batch at a time in the order of their creation.
 
-    def _commit(self, batch: _Batch, leads: bool) -> None:
+    def _commit(self, batch: Batch, leads: bool) -> None:
         if not leads:
             batch.gate.acquire()
             leads = not batch.done
@@ -339,7 +316,7 @@ class AuditWriter:
             if self._batch is not None:
                 self._batch.gate.release()
 
-    def _write_batch(self, batch: _Batch) -> None:
+    def _write_batch(self, batch: Batch) -> None:
         try:
             with self._disk:
                 batch.failure = self._dead
@@ -363,14 +340,14 @@ class AuditWriter:
             lost.failure, lost.done = reason, True
             lost.gate.release()
 
-    def _write(self, ops: list[_Op]) -> None:
+    def _write(self, ops: list[Op]) -> None:
         lines: list[bytes] = []
         for op in ops:
             if isinstance(op, bytes):
                 lines.append(op)
                 continue
             self._flush(lines)
-            if isinstance(op, _Rotate):
+            if isinstance(op, Rotate):
                 self._open_file(op.path)
             else:
                 files.create_durably(self._notes_folder / op.name, op.text.encode())
