@@ -70,8 +70,7 @@ class ServiceSettings(Value):
     `state_key_file`: the key that seals what is kept in Redis, the same on every host that shares it (default: made on first
     use below the state folder). `group_window`: how long after an incident opened events of other models with the same cause
     upstream may join it; `group_measured_max`: how many of these have their own loss measured, the rest counts by the worst.
-    `triage_fdr`: the false discovery rate over a window's columns at which one counts as moved; where none does and nothing is
-    lost, no language model is asked.
+    `triage_fdr`: the false discovery rate over columns at which one counts as moved; where none does, no model is asked.
     """
 
     workers: Annotated[int, Field(ge=1, le=64)] = 2

@@ -72,7 +72,7 @@ def incident_table(found: list[Incident]) -> "Table":
         table.add_row(
             one.id,
             one.opened_at[5:16].replace("T", " "),
-            safe_text(one.model, 30),
+            safe_text(one.model, 30) + (f" +{len(one.others)}" if one.others else ""),
             _styled(one.state, STATE_STYLE),
             one.outcome or "-",
             one.finding.root_cause.value if one.finding else "-",

@@ -11,6 +11,7 @@ from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
 from driftwarden.service.workflow.deciding import (
     approval_facts,
+    call_off,
     carry_on,
     fail,
     hold_back,
@@ -81,29 +82,6 @@ def _may_go_on(parts: Parts, incident: Incident) -> bool:
     return decision.outcome is Outcome.EXECUTE
 
 
-def _call_off(parts: Parts, incident: Incident) -> None:
-    """An intent that stands in the log, and that a fresh decision no longer allows, is called off there too."""
-    intent = incident.audit.get("intent")
-    if intent is None or parts.floor.result_of(incident.id, intent) is not None:
-        return
-    parts.audit.append(
-        "result",
-        {
-            "action": incident.candidate.action.value if incident.candidate else None,
-            "changed": False,
-            "before": None,
-            "after": None,
-            "cancelled": True,
-            "undo": incident.undo_of is not None,
-            "detail": "not carried out: its worker died or gave up, and a fresh decision no longer allows it",
-        },
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=intent,
-    )
-
-
 def _is_taken_back(parts: Parts, incident: Incident) -> bool:
     """True where the undo has happened already, and only its record may be missing."""
     assert incident.undo_of is not None
@@ -138,7 +116,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     parts.require_agreement()
     # From here on no event joins any more: this is the last moment to look at one that did.
     if look_again(parts, incident, raws):
-        _call_off(parts, incident)
+        call_off(parts, incident)
         parts.ledger.release(incident.id)
         withdraw(parts, incident, also_approved=True)
         return State.TRIAGED
@@ -150,7 +128,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         intend(parts, incident, "approval" if approval else "decision")
         incident.attempts += 1
         return State.EXECUTING
-    _call_off(parts, incident)
+    call_off(parts, incident)
     parts.ledger.release(incident.id)
     withdraw(parts, incident, also_approved=True)
     return hold_back(parts, incident, decision.outcome)

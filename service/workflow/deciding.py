@@ -11,10 +11,10 @@ from driftwarden.service.workflow.approvals import (
     approved_by,
     asked_as,
     is_bound,
-    lifts_by_model,
     refused_by,
     standing,
 )
+from driftwarden.service.workflow.binding import lifts_by_model
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.judging import decide, joint_terms
 from driftwarden.service.workflow.members import named
@@ -145,6 +145,29 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
         cause_hash=cause_hash,
     )
     incident.note(parts.clock, "intent", f"{candidate.action} under key {request.idempotency_key[:12]}", SERVICE)
+
+
+def call_off(parts: Parts, incident: Incident) -> None:
+    """An intent that stands in the log, and that a fresh decision no longer allows, is called off there too."""
+    intent = incident.audit.get("intent")
+    if intent is None or parts.floor.result_of(incident.id, intent) is not None:
+        return
+    parts.audit.append(
+        "result",
+        {
+            "action": incident.candidate.action.value if incident.candidate else None,
+            "changed": False,
+            "before": None,
+            "after": None,
+            "cancelled": True,
+            "undo": incident.undo_of is not None,
+            "detail": "not carried out: its worker died or gave up, and a fresh decision no longer allows it",
+        },
+        actor=SERVICE,
+        incident=incident.id,
+        correlation_id=incident.correlation_id,
+        causation=intent,
+    )
 
 
 def _intended_of(incident: Incident) -> dict[str, Any]:
@@ -310,7 +333,7 @@ def approval_facts(parts: Parts, incident: Incident) -> dict[str, Any] | None:
         "digest": request.digest,
         "granted": [{"by": grant.by, "group": grant.group, "at": grant.at} for grant in granted],
         "lifts": list(request.why),
-        **({"members": lifts_by_model(request)} if incident.others else {}),
+        **({"members": lifts_by_model(request.bound)} if incident.others else {}),
     }
 
 

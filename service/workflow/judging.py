@@ -11,7 +11,7 @@ from typing import Any
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import ApprovalTerms, Decision
-from driftwarden.service.workflow.approvals import lifted_rules
+from driftwarden.service.workflow.binding import lifted_rules
 from driftwarden.service.workflow.facts import build_facts
 from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Member

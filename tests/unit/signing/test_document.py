@@ -17,7 +17,8 @@ from driftwarden.errors import BadInput
 from driftwarden.service.signing import requests
 from driftwarden.service.signing.grants import NAMESPACE, Question, statement
 from driftwarden.service.signing.sshsig import parse_public, verify
-from driftwarden.service.workflow.approvals import approval_id, bound_document
+from driftwarden.service.workflow.approvals import approval_id
+from driftwarden.service.workflow.binding import bound_document
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.settings import Approver, ApproverKey
 from driftwarden.strict import canonical_json, digest
