@@ -92,7 +92,8 @@ def serve(workers: int | None, log_file: str | None, stop_within: float | None) 
         note(_how(stopped, within_s, settings.service.lease_s))
         code = 0
         if not service.audit_healthy():
-            note("the audit log cannot be written; nothing was executed since (see driftwarden doctor)")
+            why = process.fault or "the audit log cannot be written"
+            note(f"{why}; nothing was executed since, events wait (see driftwarden doctor)")
             code = 1
     if stopped.threads:
         # A thread that hangs would keep the interpreter from ending; all that must be closed is closed by now.
