@@ -93,7 +93,7 @@ class Lane:
 
         self._empty()
         scenario = SCENARIOS[0]
-        process = Process(self._folder, self._server.url, "warm", scenario.script, Points(wrapping=False), answer=None)
+        process = self._process(scenario, "warm", Points(wrapping=False))
         scenario.steps(process)
         process.close()
         for engine in (one for one in gc.get_objects() if isinstance(one, Engine)):
@@ -145,9 +145,11 @@ class Lane:
         shutil.copytree(self._template, self._folder)
 
     def _start(self, scenario: Scenario, name: str, points: Points) -> int:
-        return run_process(
-            self._folder, self._server.url, name, scenario.script, scenario.steps, points, scenario.answer
-        )
+        return run_process(self._folder, name, lambda: self._process(scenario, name, points), scenario.steps)
+
+    def _process(self, scenario: Scenario, name: str, points: Points) -> Process:
+        about = (self._folder, self._server.url, name, scenario.script, points)
+        return Process(*about, answer=scenario.answer, shards=scenario.shards)
 
     def _live(self, scenario: Scenario, name: str, points: Points, verdict: Verdict) -> None:
         """Run a process to its end, and ask at many an instant whether anything fell through."""

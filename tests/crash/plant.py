@@ -5,15 +5,18 @@ on SQLite), the actions with their moves of the alias, the messages. Everything 
 process that follows another finds what that one left, and nothing else.
 """
 
+import ctypes
 import json
 import os
 import select
 import shutil
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ from driftwarden.actions.notify import FileNotifier
 from driftwarden.actions.registry import KEY_TAG, MlflowRegistry
 from driftwarden.actions.state import RedisStateStore
 from driftwarden.audit import AuditWriter
-from driftwarden.clock import SystemClock
+from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.effects import Comparison, TrainingRequest, TrainingResult
 from driftwarden.contracts.findings import Advice, Candidate, Finding, Plan
@@ -57,6 +60,7 @@ MODELS = ("m", "n")
 LATER_S = 10 * 24 * 3600.0  # every timer is due by then
 ROUNDS_MAX = 60
 LOOK_EVERY_S = 0.02
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 WAITING = frozenset({"awaiting_approval"})
 
 
@@ -66,7 +70,10 @@ class StuckError(Exception):
 
 @dataclass(frozen=True)
 class Script:
-    """What the agents, the sandbox and the labels say, in every process of a run."""
+    """What the agents, the sandbox and the labels say, in every process of a run.
+
+    `labels`: a file without which later rows have none yet; `during`: events that come while a version is trained.
+    """
 
     action: ActionName = ActionName.RETRAIN
     params: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +82,8 @@ class Script:
     win: float = 0.97
     beats: float = 0.1
     later: float = 0.1
+    labels: str | None = None
+    during: tuple[str, ...] = ()
 
     def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str, offline: bool = False) -> Advice:
         """The scripted finding and plan."""
@@ -104,6 +113,10 @@ class Script:
     def compare(self, model: WatchedModel, *, champion: int, challenger: int, rows: Any) -> Comparison:
         """Before the effect by the rows held out, after it by those that came since."""
         gain = self.later if rows.start is not None else self.beats
+        if rows.start is not None and self.labels and not (Path(rows.paths[0]).parent / self.labels).exists():
+            return Comparison(
+                metric="accuracy", higher_is_better=True, rows=0, champion=champion, challenger=challenger
+            )
         return Comparison(metric="accuracy", higher_is_better=True, rows=500, champion=champion, challenger=challenger,
                           relative_gain=gain, win_probability=0.99 if gain > 0 else 0.01)  # fmt: skip
 
@@ -111,8 +124,8 @@ class Script:
 class RegisteringTrainer:
     """The port `Trainer`: a marked run and a version of its own in the real registry, and no Kedro in between."""
 
-    def __init__(self, uri: str, source: Path) -> None:
-        self._uri, self._source = uri, str(source)
+    def __init__(self, uri: str, source: Path, meanwhile: Callable[[], None]) -> None:
+        self._uri, self._source, self._meanwhile = uri, str(source), meanwhile
 
     def train(self, request: TrainingRequest) -> TrainingResult:
         """As the shipped pipeline registers: the version has its key from the call that makes it."""
@@ -121,6 +134,7 @@ class RegisteringTrainer:
         run = client.create_run("0", tags=tags)
         version = client.create_model_version(name, self._source, run_id=run.info.run_id, tags=tags)
         client.set_terminated(run.info.run_id)
+        self._meanwhile()
         return TrainingResult(version=int(version.version), run_id=run.info.run_id, rows=10)
 
 
@@ -146,14 +160,22 @@ def make_template(folder: Path) -> None:
 def _watched(folder: Path, name: str) -> WatchedModel:
     data = folder / "data"
     return WatchedModel(name=name, task="classification", target="y", metric="accuracy", time_column="ts",
-                        data={"history": str(data / "history.csv"), "roots": (str(data),)})  # type: ignore[arg-type]  # fmt: skip
+                        upstream=("table",), data={"history": str(data / "history.csv"), "roots": (str(data),)})  # type: ignore[arg-type]  # fmt: skip
 
 
 class Process:
     """One process over the folder and the Redis that its forerunners left; it ends with its life, or with `close`."""
 
     def __init__(
-        self, folder: Path, url: str, name: str, script: Script, points: Points, *, answer: str | None
+        self,
+        folder: Path,
+        url: str,
+        name: str,
+        script: Script,
+        points: Points,
+        *,
+        answer: str | None = None,
+        shards: int = 1,
     ) -> None:
         """`answer`: what people say to whatever they are asked (`approve`, `reject`), None while nobody answers."""
         self.folder, self.name, self.script, self.points, self.answer = folder, name, script, points, answer
@@ -161,14 +183,18 @@ class Process:
         watched = {model: _watched(folder, model) for model in MODELS}
         self.settings = Settings(home=folder, conf=folder, audit_dir=folder / "audit", policy_path=folder / "p.yml",
                                  models=watched)  # fmt: skip
-        clock = SystemClock()
+        clock = self._clock = SystemClock()
         self._watch_everything()
         self.client = connect(url)
         self.log = AuditWriter(self.settings.audit_dir, stream=name, clock=clock)
         policy = PolicyHolder(load_policy(_policy(), "policy.yml"))
         self.parts = self._parts(clock, policy)
         self.people = People(self.settings, clock)
-        self.store = WorkflowStore(self.client, prefix=PREFIX, seal=SEAL, fail_point=points.tell)
+        self.store = WorkflowStore(
+            self.client, prefix=PREFIX, seal=SEAL, fail_point=points.tell, shards=shards,
+            upstream_of=self.settings.first_upstream,
+        )  # fmt: skip
+        self.store.shards.pin()
         self.worker = Worker(self.parts, self.store, f"{name}-w0", fail_point=points.tell)
         self.intake = Intake(self.client, name, prefix=PREFIX, before_burial=bury(self.parts))
         self.service = ServiceProcess(self.parts, self.store, self.intake, name=name, workers=0)
@@ -191,7 +217,7 @@ class Process:
             "approvals": Approvals(client, PREFIX, clock),
             "metrics": MetricHistory(client, PREFIX, SEAL),
         }
-        trainer = RegisteringTrainer(settings.tracking_uri, self.folder / "nowhere")
+        trainer = RegisteringTrainer(settings.tracking_uri, self.folder / "nowhere", self._meanwhile)
         for label, part in {**books, "state": state, "messages": notifier, "training": trainer}.items():
             self.points.around_all(part, label)
         self.points.around(self.log, "append", lambda kind, *args, **named: f"audit.append {kind}")
@@ -213,19 +239,36 @@ class Process:
 
     # What happens: each step may be asked again, by whoever goes on
 
-    def publish(self, id: str, model: str = "m", *, file: str = "w.csv", raw: bytes | None = None) -> None:
-        """A producer's XADD, remembered once it is acknowledged; one that was not is sent again."""
-        if id in {one["id"] for one in self._told()}:
-            return
+    def publish(self, id: str, model: str = "m", *, file: str = "w.csv", raw: bytes | None = None, **data: Any) -> None:
+        """A drift event, or these bytes, as a producer sends it."""
         window = {  # after every change that is made here: drift from before one asks for no further action
             "start": "2100-11-20T07:00:00Z",
             "end": "2100-11-20T08:00:00Z",
             "rows": 2,
             "uri": str(self.data / file),
         }
-        event = build_event({"model": model, "kind": "data_drift", "window": window}, source="crash", id=id,
-                            time="2026-11-20T08:30:00Z")  # fmt: skip
-        content = json.dumps(event).encode() if raw is None else raw
+        event = build_event({"model": model, "kind": "data_drift", "window": window} | data, source="crash", id=id)
+        self._send(id, json.dumps(event).encode() if raw is None else raw)
+
+    def report(self, id: str, model: str = "m") -> None:
+        """A performance report of rows that came after everything until now."""
+        window = {"start": self._moment(), "end": self._moment(1), "rows": 200, "uri": str(self.data / "w.csv")}
+        data = {"model": model, "environment": "production", "window": window,
+                "performance": {"metric": "accuracy", "current": 0.8}}  # fmt: skip
+        event = build_event(data, source="crash", id=id, type="io.driftwarden.performance.v1")
+        self._send(id, json.dumps(event).encode())
+
+    def _moment(self, later_s: float = 0.0) -> str:
+        return rfc3339(self._clock.now() + timedelta(seconds=later_s))
+
+    def _meanwhile(self) -> None:
+        for id in self.script.during:
+            self.publish(id)
+
+    def _send(self, id: str, content: bytes) -> None:
+        """A producer's XADD, remembered once it is acknowledged."""
+        if id in {one["id"] for one in self._told()}:
+            return
         entry = self.client.xadd(f"{PREFIX}events", {"event": content})
         line = json.dumps({"id": id, "entry": entry.decode(), "raw": content.decode("latin-1")}).encode() + b"\n"
         with self._acks.open("ab", buffering=0) as file_:
@@ -247,10 +290,25 @@ class Process:
             f'"verdict":"{what}_requested"'.encode() in file.read_bytes()
             for file in self.settings.audit_dir.glob("*.jsonl")
         )
-        waits = any(b'"why"' in word for word in self.client.hvals(self.store.keys.wf(incident.id, "signals")))
+        words = self.store.shards.of_incident(incident.id).wf(incident.id, "signals")
+        waits = any(b'"why"' in word for word in self.client.hvals(words))
         if not heard and not waits:
             request = self.people.request(incident.id, what, by)
             self.store.wake(incident.id, what, request.model_dump())
+
+    def interrupted(self, place: str) -> None:
+        """A worker that is asked to stop when it comes to this place: it hands back what it holds."""
+        stop = threading.Event()
+
+        def tell(where: str) -> None:
+            self.points.tell(where)
+            if where == place:
+                stop.set()
+
+        self._take_in()
+        worker = Worker(self.parts, self.store, f"{self.name}-w1", fail_point=tell)
+        worker._stop = stop
+        worker.work_once()
 
     def rest(self, *, waiting: Iterable[str] = ()) -> None:
         """Work until everything has ended, or stands in one of these states; then no timer is pumped."""
@@ -276,7 +334,7 @@ class Process:
         return busy
 
     def _left(self) -> int:
-        streams = (self.store.keys.intake, self.store.keys.activations)
+        streams = (self.store.keys.intake, *(keys.activations for keys in self.store.shards.all))
         return sum(int(self.client.xlen(stream)) for stream in streams)
 
     def _say(self) -> bool:
@@ -309,21 +367,14 @@ def acknowledged(folder: Path) -> tuple[Acknowledged, ...]:
     return tuple(Acknowledged(one["entry"], one["raw"].encode("latin-1")) for one in told)
 
 
-def run_process(
-    folder: Path,
-    url: str,
-    name: str,
-    script: Script,
-    steps: Callable[[Process], None],
-    points: Points,
-    answer: str | None,
-) -> int:
+def run_process(folder: Path, name: str, make: Callable[[], Process], steps: Callable[[Process], None]) -> int:
     """In a process of its own, forked here: the steps from the first one; returns its id."""
     pid = os.fork()
     if pid == 0:
         code = 3
         try:
-            process = Process(folder, url, name, script, points, answer=answer)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))  # it does not outlive whoever waits for it
+            process = make()
             steps(process)
             process.close()
             code = 0

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             if asked.list:
                 _list(passed)
                 return int(failed > 0)
-            cases = choose(passed, every=asked.every)
+            number, parts = asked.part
+            cases = choose(passed, every=asked.every)[number - 1 :: parts]
             verdicts = [*_told(run(cases), cases)]
             failed += _report(verdicts)
             _table(passed, recordings, verdicts)
@@ -84,9 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", action="append", choices=[one.name for one in SCENARIOS], metavar="NAME")
     parser.add_argument("--list", action="store_true", help="tell the points, kill nobody")
     parser.add_argument("--every", action="store_true", help="kill at every occurrence of every point")
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="every Nth case, from the Kth on")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, LANES_MAX), help="cases side by side")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave there what failed cases left behind")
     return parser
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"`{text}`, expected K/N with K from 1 to N")
+    return int(number), int(parts)
 
 
 def _case(text: str) -> Case:

@@ -20,6 +20,7 @@ class Scenario:
     champion: int = 2
     script: Script = field(default_factory=Script)
     answer: str | None = None
+    shards: int = 1
 
 
 def _one_event(process: Process) -> None:
@@ -64,7 +65,31 @@ def _two_models(process: Process) -> None:
     process.rest()
 
 
-RETRAIN, QUARANTINE, REFRESH = Script(), ActionName.QUARANTINE_DATA, ActionName.REFRESH_REFERENCE
+def _one_upstream(process: Process) -> None:
+    """Two models over one broken table: one incident."""
+    columns = [{"name": "x", "role": "feature", "drifted": True, "score": 0.9, "threshold": 0.1}]
+    process.publish("e1", "m", columns=columns)
+    process.publish("e2", "n", columns=columns)
+    process.rest()
+
+
+def _measured_later(process: Process) -> None:
+    """No labels yet after the effect; a performance report brings them, twice."""
+    process.publish("e1")
+    process.rest(waiting=("verifying",))
+    process.mend("labels.csv")
+    process.report("r1")
+    process.rest(waiting=("verifying",))
+    process.rest()
+
+
+def _handed_back(process: Process) -> None:
+    process.publish("e1")
+    process.interrupted("committed:rehearsed")
+    process.rest()
+
+
+QUARANTINE, REFRESH = ActionName.QUARANTINE_DATA, ActionName.REFRESH_REFERENCE
 UNSURE = Script(win=0.5)
 
 SCENARIOS = (
@@ -82,7 +107,11 @@ SCENARIOS = (
                                                                                 params={"to_version": 1})),
     Scenario("quarantined", _one_event, ("resolved",), script=Script(action=QUARANTINE, cause=RootCause.STUCK_VALUES)),
     Scenario("refreshed", _one_event, ("resolved",), script=Script(action=REFRESH, cause=RootCause.COVARIATE_SHIFT)),
-    Scenario("two-models", _two_models, ("resolved", "resolved"), champion=4),
+    Scenario("two-models", _two_models, ("resolved", "resolved"), champion=4, shards=8),
+    Scenario("one-upstream", _one_upstream, ("resolved",), shards=8),
+    Scenario("followed", _one_event, ("resolved", "resolved"), champion=6, script=Script(during=("e2",))),
+    Scenario("measured-later", _measured_later, ("resolved",), champion=4, script=Script(labels="labels.csv")),
+    Scenario("handed-back", _handed_back, ("resolved",), champion=4),
 )  # fmt: skip
 
 BY_NAME = {one.name: one for one in SCENARIOS}
