@@ -340,7 +340,7 @@ def _back_pressure(settings: Settings) -> list[Check]:
 
     name = "back-pressure"
     with open_redis(settings) as client:
-        waits = backpressure(client, settings.redis.prefix)
+        waits = backpressure(client, settings.redis.prefix, settings.redis.shards)
         live = [one for one in processes(client, settings.redis.prefix) if one.is_live]
     intake, activations = waits["intake"], waits["activations"]
     oldest_s = max(intake["oldest_seconds"] or 0.0, activations["oldest_seconds"] or 0.0)

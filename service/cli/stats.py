@@ -29,7 +29,7 @@ def stats(model: str | None, as_json: bool) -> None:
         spend = Ledger(views.client, views.settings.redis.prefix, open_seal(views.settings)).spend_usd(model)
         found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
         live = processes(views.client, views.settings.redis.prefix)
-        found |= running(backpressure(views.client, views.settings.redis.prefix), live)
+        found |= running(backpressure(views.client, views.settings.redis.prefix, views.settings.redis.shards), live)
     if as_json:
         print_json(found)
         return

@@ -1,7 +1,9 @@
 """What waits, where, and for how long: one look at the streams, timers and queues of a Redis."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from driftwarden.service.workflow.sharding import keys_of_each
 from driftwarden.service.workflow.store_types import Keys
 from driftwarden.stream.client import patiently
 
@@ -11,22 +13,25 @@ if TYPE_CHECKING:
 GROUP = b"workers"
 
 
-def backpressure(client: "Redis", prefix: str) -> dict[str, Any]:
+def backpressure(client: "Redis", prefix: str, shards: int = 1) -> dict[str, Any]:
     """Counts of what waits, ages in seconds by the server's clock (None: nothing waits). Raises Retry.
 
     `intake`: events that are not incidents yet, `pending` of them in a process's hands. `activations`: incidents that a
     worker could take up now, and those that one has in hand. `queued`: incidents behind another one of their model.
     `timers`: incidents that wait for a moment, and those whose moment has come.
     """
-    keys = Keys(prefix)
-    return patiently(lambda: _look(client, keys), for_s=0)
+    shared, each = Keys(prefix), keys_of_each(prefix, shards)
+    return patiently(lambda: _look(client, shared, each), for_s=0)
 
 
-def _look(client: Any, keys: Keys) -> dict[str, Any]:
+def _look(client: Any, shared: Keys, each: Sequence[Keys]) -> dict[str, Any]:
     seconds, micros = client.time()
     now_ms = seconds * 1000 + micros // 1000
-    length, pending, oldest_ms, _ = _stream(client, keys.intake)
-    activations, in_hand, _, undelivered_ms = _stream(client, keys.activations)
+    length, pending, oldest_ms, _ = _stream(client, shared.intake)
+    streams = [_stream(client, keys.activations) for keys in each]
+    activations, in_hand = sum(one[0] for one in streams), sum(one[1] for one in streams)
+    undelivered_ms = min((one[3] for one in streams if one[3] is not None), default=None)
+    queues = each[0].model("*", "queue") if len(each) == 1 else f"{shared.prefix}{{*}}:model:*:queue"
     return {
         "intake": {"length": length, "pending": pending, "oldest_seconds": _age(now_ms, oldest_ms)},
         "activations": {
@@ -34,12 +39,12 @@ def _look(client: Any, keys: Keys) -> dict[str, Any]:
             "in_hand": in_hand,
             "oldest_seconds": _age(now_ms, undelivered_ms),
         },
-        "queued": sum(int(client.zcard(key)) for key in client.scan_iter(match=keys.model("*", "queue"), count=1000)),
+        "queued": sum(int(client.zcard(key)) for key in client.scan_iter(match=queues, count=1000)),
         "timers": {
-            "waiting": int(client.zcard(keys.timers)),
-            "due": int(client.zcount(keys.timers, "-inf", now_ms)),
+            "waiting": sum(int(client.zcard(keys.timers)) for keys in each),
+            "due": sum(int(client.zcount(keys.timers, "-inf", now_ms)) for keys in each),
         },
-        "dead_letters": int(client.xlen(keys.dead_letters)),
+        "dead_letters": int(client.xlen(shared.dead_letters)),
     }
 
 

@@ -27,6 +27,11 @@ _REMEMBERED_MAX = 200_000
 Upstream = Callable[[str], str | None]
 
 
+def keys_of_each(prefix: str, count: int) -> tuple[Keys, ...]:
+    """The keys of every shard; with one they stand directly below the prefix."""
+    return (Keys(prefix),) if count == 1 else tuple(Keys(f"{prefix}{{{shard}}}:", shard) for shard in range(count))
+
+
 class Shards:
     """The shards of one Redis; thread-safe. `all`: the keys of each; `shared`: those of none (intake, dead letters)."""
 
@@ -45,8 +50,8 @@ class Shards:
             raise BadInput("setting `redis.shards`", got=count, expected=f"1 to {SHARDS_MAX}")
         self._client: Any = client
         self._upstream_of, self._scripts, self._retry_for_s = upstream_of, scripts, retry_for_s
-        self.shared = Keys(prefix)
-        self.all = (self.shared,) if count == 1 else tuple(Keys(f"{prefix}{{{i}}}:", i) for i in range(count))
+        self.all = keys_of_each(prefix, count)
+        self.shared = self.all[0] if count == 1 else Keys(prefix)
         self._places: dict[str, int] = {}
         self._pinned = False
 

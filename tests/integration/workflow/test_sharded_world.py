@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from fakes.redis_servers import cluster
-from fakes.workflow_world import World
+from fakes.workflow_world import PREFIX, World
 from simulation.test_workflow import MODELS, Simulation
 
+from driftwarden.service.workflow.backpressure import backpressure
 from driftwarden.stream.client import connect
 
 SHARDS = 8
@@ -28,6 +29,9 @@ def test_incidents_of_every_shard_walk_to_their_end(world: World, redis_server: 
         world.send(world.event(f"m{number}"))
     world.take_in()
     assert len({one.id[-3:] for one in world.store.list()}) > 2
+    waits = backpressure(redis_server, PREFIX, SHARDS)
+    assert (waits["intake"]["length"], waits["activations"]["waiting"]) == (0, 6)
+    assert waits["activations"]["oldest_seconds"] is not None
     world.run()
     assert {one.state for one in world.incidents()} <= {"verifying", "monitoring", "awaiting_approval"}
     done = [one for one in world.incidents() if one.state == "verifying"]
