@@ -1,10 +1,16 @@
 """The workflow store: incidents in Redis, moved from state to state in atomic steps that survive the death of any process.
 
-The truth is the hash of the incident; an entry of `activations` is only the handle by which somebody takes it up. Keys,
-all below the prefix (`driftwarden:`); times are Redis's own, in ms:
+The truth is the hash of the incident; an entry of `activations` is only the handle by which somebody takes it up. All keys
+stand below the prefix (`driftwarden:`); times are Redis's own, in ms. Shared, each on a slot of its own:
 
     events                   stream, the intake; group `workers`; an entry is acknowledged after it was admitted
     dead-letters             stream (`driftwarden.stream.dead_letters`)
+    shards                   hash: model -> its shard, `#` -> how many there are (`sharding.py`)
+    identity:<identity>      with several shards: the one on which an event was first seen, expires
+
+Per shard, and with `redis.shards: 1` directly below the prefix too; else shard `i` has `{<i>}:` after the prefix, a hash tag
+which puts all its keys on one slot of a cluster, and its incidents' ids end with three hex digits of `i`:
+
     activations              stream: incident, model, why; group `workers`; an entry is pending while its incident is leased
     transitions              stream for watchers (about the last 100,000): incident, model, version, from, state, fence
     timers                   zset `<incident>|<model>` -> due; one timer an incident, set or cleared by each commit
@@ -26,6 +32,9 @@ all below the prefix (`driftwarden:`); times are Redis's own, in ms:
     model:<model>:incidents  zset by time of opening;  model:<model>:verifying  set;  model:<model>:performance  list
     group:<environment>:<name>   incident that events of this group join, whatever their model; expires
     seen:<identity>          `<kind>|<incident>|<entry>`, expires;  once:<token>  marks a signal that was left, expires
+
+A script touches keys of one slot, all of them declared. What takes two slots takes two steps, each of which may be repeated:
+admit, then acknowledge; write the dead letter, then acknowledge what it is about, or take up the incident that holds it.
 
 An incident that is not finished is at any instant in `activations`, in `timers` or in its model's queue: a park or release
 without a timer of its own gets a backstop. Scripts are repeated with the same token while the server is away.
