@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def keep(world: Any) -> dict[str, Any]:
 
 def read_kept(file: Path) -> dict[str, Any]:
     """A kept state."""
-    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(file.read_text())))
+    found: dict[str, Any] = json.loads(gzip.decompress(bytes.fromhex(file.read_text())))
     return found
 
 
@@ -119,8 +120,8 @@ def main(file: Path, folder: Path) -> None:
         leave_behind(world)
         document = keep(world)
         world.log.close()
-    packed = base64.encodebytes(gzip.compress(json.dumps(document, sort_keys=True).encode(), mtime=0))
-    file.write_text(packed.decode())
+    packed = gzip.compress(json.dumps(document, sort_keys=True).encode(), mtime=0).hex()
+    file.write_text("\n".join(textwrap.wrap(packed, 120)) + "\n")
 
 
 if __name__ == "__main__":
