@@ -16,9 +16,11 @@ from pydantic import Field
 from driftwarden.clock import Clock, SystemClock
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.watch import Duration
-from driftwarden.errors import Away, Error, Retry
+from driftwarden.errors import Away, Error, Retry, shorten
 
 log = logging.getLogger(__name__)
+
+REASON_CHARS_MAX = 200
 
 BreakerState = Literal["closed", "open", "half-open"]
 
@@ -125,7 +127,7 @@ class Breaker:
     def failed(self, reason: str) -> Away:
         """It did not answer; returns what the caller may raise."""
         with self._lock:
-            self._failures, self._reason = self._failures + 1, reason
+            self._failures, self._reason = self._failures + 1, shorten(reason, REASON_CHARS_MAX)
             if self._state == "half-open":
                 self._turn("open")
             elif self._state == "closed" and self._failures >= self._settings.failures:
