@@ -229,6 +229,17 @@ def test_a_crash_loop_takes_no_other_model_with_it(client: Redis) -> None:
     assert admit(store, "a", 4).kind == "opened"
 
 
+def test_no_event_overtakes_one_of_its_model_that_was_guessed_wrongly(client: Redis, store: WorkflowStore) -> None:
+    """The first of two was to join a group that is gone; the second, which needs no guess, waits for it all the same."""
+    admit(store, "a", 1, TABLE)
+    admit(store, "c", 2, TABLE)  # this process has seen whom the group joins
+    client.delete(f"driftwarden:group:production:{TABLE}")
+    deliveries = [Delivery(f"1-{next(_entries)}", drift("b", number)) for number in (3, 4)]
+    admissions = store.admit_many(deliveries, now=NOW, groups=lambda event: (TABLE,) if event.id == "3" else ())
+    assert [one.kind for one in admissions] == ["opened", "joined"]
+    assert events(store.get(admissions[0].incident)) == [("b", "3"), ("b", "4")]
+
+
 def test_a_model_that_joins_while_the_successor_is_named(client: Redis) -> None:
     """Between the two calls of an ending commit another model's event comes: the successor is found under it too."""
     late: list[Admission] = []

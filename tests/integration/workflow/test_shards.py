@@ -96,6 +96,21 @@ def test_every_incident_lives_on_the_shard_of_its_model(client: Redis, store: Wo
     assert store.backlog() == (0, 40)
 
 
+def test_a_list_over_shards_is_in_the_order_of_opening(client: Redis, store: WorkflowStore) -> None:
+    """The newest first, whichever shard they are on, and over more than one page of each."""
+    deliveries = [Delivery(f"1-{next(_entries)}", event(number, f"m{number % 9}")) for number in range(360)]
+    for first in range(0, 360, 9):
+        for held in [admission.incident for admission in store.admit_many(deliveries[first : first + 9], now=NOW)]:
+            keys = store.shards.of_incident(held)
+            client.hdel(keys.model(store.get(held).model), "open:production")  # the next event opens another
+    opened: Any = [one for keys in store.shards.all for one in client.zrange(keys.index, 0, -1, withscores=True)]
+    expected = [id.decode() for id, _ in sorted(opened, key=lambda one: (one[1], one[0]), reverse=True)]
+    assert len(expected) == 360
+    assert [one.id for one in store.list(limit=1000)] == expected
+    assert [one.id for one in store.list(limit=150)] == expected[:150]
+    assert len(store.list(model="m4", limit=1000)) == 40
+
+
 def test_with_one_shard_the_keys_are_as_they_were(client: Redis) -> None:
     """No tag, no digits at the end of an id, nothing asked of where a model lives."""
     store = WorkflowStore(client)
@@ -198,6 +213,9 @@ def test_a_consumer_waits_for_any_shard(client: Redis, store: WorkflowStore) -> 
     """What comes while it waits is found, wherever it comes; what was looked through in vain is not asked again."""
     assert store.claim("w", block_ms=0, lease_ms=LEASE_MS) is None
     assert store.claim("w", block_ms=1, lease_ms=LEASE_MS) is None
+    client.config_resetstat()
+    assert store.claim("w", block_ms=0, lease_ms=LEASE_MS) is None
+    assert {"cmdstat_xreadgroup", "cmdstat_xautoclaim"}.isdisjoint(client.info("commandstats"))
     for number in range(2 * SHARDS):
         opened = admit(store, number, f"m{number}")
         held = store.claim("w", block_ms=2000, lease_ms=LEASE_MS)
