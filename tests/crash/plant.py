@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -138,15 +138,15 @@ class RegisteringTrainer:
         return TrainingResult(version=int(version.version), run_id=run.info.run_id, rows=10)
 
 
-def make_template(folder: Path) -> None:
-    """A state folder with the registry of every model, three versions each, the second one champion; the database journals."""
+def make_template(folder: Path, models: Sequence[str] = MODELS) -> None:
+    """A state folder with the registry of every model, two versions each, the second one champion; the database journals."""
     database = folder / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     uri = f"sqlite:///{database}"
-    MlflowRegistry(uri, folder / "mlflow" / "artifacts").versions(_watched(folder, MODELS[0]))  # makes the tables
+    MlflowRegistry(uri, folder / "mlflow" / "artifacts").versions(_watched(folder, models[0]))  # makes the tables
     keep_journal(database)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    for name in MODELS:
+    for name in models:
         client.create_registered_model(name)
         for _ in range(2):
             client.create_model_version(name, str(folder / "nowhere"))
@@ -176,11 +176,12 @@ class Process:
         *,
         answer: str | None = None,
         shards: int = 1,
+        models: Sequence[str] = MODELS,
     ) -> None:
         """`answer`: what people say to whatever they are asked (`approve`, `reject`), None while nobody answers."""
         self.folder, self.name, self.script, self.points, self.answer = folder, name, script, points, answer
         self.data, self._acks = folder / "data", folder / "acknowledged.jsonl"
-        watched = {model: _watched(folder, model) for model in MODELS}
+        watched = {model: _watched(folder, model) for model in models}
         self.settings = Settings(home=folder, conf=folder, audit_dir=folder / "audit", policy_path=folder / "p.yml",
                                  models=watched)  # fmt: skip
         clock = self._clock = SystemClock()
