@@ -153,16 +153,17 @@ def _policy_in_force(settings: Settings) -> list[Check]:
 
 def _redis(settings: Settings) -> list[Check]:
     from driftwarden.service.bootstrap import open_redis
+    from driftwarden.service.durability import promises
     from driftwarden.stream.client import redact_url
 
     with open_redis(settings) as client:
         version = client.info("server")["redis_version"]
-        appendfsync = client.config_get("appendfsync").get("appendfsync") if settings.redis.url is None else None
+        promised = promises(client)
         waiting = client.xlen(f"{settings.redis.prefix}events")
         dead = client.xlen(f"{settings.redis.prefix}dead-letters")
     where = "embedded" if settings.redis.url is None else redact_url(settings.redis.url.get_secret_value())
-    sync = f", appendfsync {appendfsync}" if appendfsync else ""
-    checks = [Check("redis", "ok", f"{where}, version {version}{sync}, {waiting} events waiting")]
+    checks = [Check("redis", "ok", f"{where}, version {version}, {waiting} events waiting")]
+    checks += [Check("redis durability", one.state, one.detail, one.mend) for one in promised]
     if dead:
         checks.append(
             Check("dead letters", "warning", f"{dead} events could not be read", "driftwarden dead-letters list")

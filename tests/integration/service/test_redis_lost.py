@@ -96,8 +96,11 @@ def done_once(world: World, models: tuple[str, ...] = MODELS) -> None:
     assert set(by_key.values()) <= {0, 1}
 
 
-def test_redis_is_killed_again_and_again_under_a_working_service(world: World, server: RedisServer) -> None:
+def test_redis_is_killed_again_and_again_under_a_working_service(
+    world: World, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL and restart on the same file at three points of the work: nothing is lost, nothing is done twice."""
+    monkeypatch.setattr("driftwarden.service.workflow.retries.AGREE_AGAIN_S", 0.5)
     with serving(world, server.url):
         for number in range(3):
             send(world, *MODELS[number * 2 : number * 2 + 2])
