@@ -242,6 +242,10 @@ class Process:
 
     def publish(self, id: str, model: str = "m", *, file: str = "w.csv", raw: bytes | None = None, **data: Any) -> None:
         """A drift event, or these bytes, as a producer sends it."""
+        self._send(id, self.content(id, model, file=file, **data) if raw is None else raw)
+
+    def content(self, id: str, model: str, *, file: str = "w.csv", **data: Any) -> bytes:
+        """The bytes of a drift event."""
         window = {  # after every change that is made here: drift from before one asks for no further action
             "start": "2100-11-20T07:00:00Z",
             "end": "2100-11-20T08:00:00Z",
@@ -249,7 +253,7 @@ class Process:
             "uri": str(self.data / file),
         }
         event = build_event({"model": model, "kind": "data_drift", "window": window} | data, source="crash", id=id)
-        self._send(id, json.dumps(event).encode() if raw is None else raw)
+        return json.dumps(event).encode()
 
     def report(self, id: str, model: str = "m") -> None:
         """A performance report of rows that came after everything until now."""
