@@ -26,7 +26,8 @@ def promises(client: "Redis") -> list[Promise]:
 
     server: Any = client
     if isinstance(server, RedisCluster):  # one node answers for all: they are configured alike
-        server = server.get_redis_connection(server.get_default_node())
+        cluster: Any = server
+        server = cluster.get_redis_connection(cluster.get_default_node())
     about: Any = server.info()
     try:
         config: dict[str, str] = {name: str(server.config_get(name).get(name, "")) for name in _ASKED}
