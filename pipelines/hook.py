@@ -14,7 +14,8 @@
 A catalog entry's `metadata: {driftwarden: {...}}` says the same as an entry of `watch`. Nothing that goes wrong here
 reaches the user's pipeline: it is logged, and the run goes on. An event is on disk before it is sent: what Redis did not
 take is sent by a later run, in order. `DRIFTWARDEN_HOOK=off` silences it. This module imports nothing heavy; pandas,
-Evidently and redis come with the first watched data set.
+Evidently and redis come with the first watched data set. An event says which of the pipeline's free inputs feed the data set
+(`upstream`).
 """
 
 import functools
@@ -46,6 +47,7 @@ SEND_S = 10.0  # the most that sending may hold a run up at one place
 ANSWER_S = 3.0
 AWAY_S = 30.0  # a Redis that did not answer is not asked again before
 ROWS_MAX = 20_000
+UPSTREAM_MAX = 16
 _OFF = {"off", "0", "false", "no"}
 _OPTIONS = {"model", "reference", "target", "prediction", "time_column", "metric", "alpha", "environment"}
 _SETTINGS = {"model", "environment", "redis_url", "timeout_s", "spool", "watch"}
@@ -78,6 +80,7 @@ class DriftwardenHooks:
         self._files: dict[str, str] = {}
         self._project = Path()
         self._catalog: Any = None
+        self._pipeline: Any = None
         self._done: set[str] = set()
         self._bounds: SpoolBounds | None = None
         self._away_until = 0.0
@@ -120,9 +123,9 @@ class DriftwardenHooks:
 
     @hook_impl
     @_safe
-    def before_pipeline_run(self) -> None:
+    def before_pipeline_run(self, pipeline: Any) -> None:
         """Each watched data set is measured once a run; what earlier runs could not send goes first."""
-        self._done = set()
+        self._done, self._pipeline = set(), pipeline
         self._flush()
 
     @hook_impl
@@ -214,7 +217,26 @@ class DriftwardenHooks:
         performance = monitoring.measure_performance(request, tables)
         result = monitoring.build_event(request, tables, found, performance, rows=(len(reference), len(data)))
         if result["event"] is not None:
+            upstream = self._upstream(name)
+            if upstream:
+                result["event"]["data"]["upstream"] = upstream
             self._send(result["event"])
+
+    def _upstream(self, name: str) -> list[str]:
+        """The free inputs of the pipeline that feed a data set: files where they are local tables, else names; few or none.
+
+        The service only groups by it: models whose watched tables have a source in common drift for one reason.
+        """
+        if self._pipeline is None:
+            return []
+        try:
+            made = name in self._pipeline.all_outputs()
+            inputs = self._pipeline.to_outputs(name).inputs() if made else {name}
+        except Exception as error:  # noqa: BLE001 - drift is published without its lineage
+            log.info("driftwarden: lineage of %s: %s", name, shorten(error, 300))
+            return []
+        sources = sorted(source for source in inputs if not source.startswith("params:") and source != "parameters")
+        return [self._uri(source) or source for source in sources] if len(sources) <= UPSTREAM_MAX else []
 
     def _reference(self, reference: str) -> tuple[Any, str]:
         if self._catalog is not None and reference in self._catalog:

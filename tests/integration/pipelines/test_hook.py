@@ -107,6 +107,30 @@ def test_drift_of_a_watched_data_set_is_published(project: Path, redis_url: str)
     assert (event.model, event.kind, raw["data"]["environment"]) == ("shop", "data_drift", "staging")
     assert raw["data"]["window"] == {"rows": 500, "uri": (project / "data" / "orders.csv").resolve().as_uri()}
     assert [column["name"] for column in raw["data"]["columns"] if column["drifted"]] == ["price"]
+    assert raw["data"]["upstream"] == [str((project / "data" / "orders.csv").resolve())]
+
+
+def test_the_sources_of_a_data_set_are_its_pipeline_s_free_inputs() -> None:
+    """Without parameters, and only those that feed it; without a pipeline, or from too many, nothing is told."""
+    from kedro.pipeline import node, pipeline
+
+    from driftwarden.pipelines.hook import DriftwardenHooks
+
+    many = [f"part_{number}" for number in range(20)]
+    run = pipeline(
+        [
+            node(lambda *rows: rows, ["orders", "params:cut"], "clean"),
+            node(lambda *rows: rows, ["clean", "customers", "parameters"], "scored"),
+            node(lambda *rows: rows, many, "merged"),
+            node(lambda rows: rows, "weather", "forecast"),
+        ]
+    )
+    hooks = DriftwardenHooks()
+    assert hooks._upstream("scored") == []
+    hooks.before_pipeline_run(run)
+    assert hooks._upstream("scored") == ["customers", "orders"]
+    assert hooks._upstream("weather") == ["weather"]
+    assert hooks._upstream("merged") == []
 
 
 def test_a_failure_and_the_schema_change_behind_it_are_published(project: Path, redis_url: str) -> None:

@@ -395,10 +395,10 @@ def test_the_next_run_sends_what_waits(
     for number in range(3):
         Spool(tmp_path).put(drift(number))
     hooks = DriftwardenHooks()
-    hooks.before_pipeline_run()
+    hooks.before_pipeline_run(None)
     assert published(client) == [], "a project without configuration is left alone"
     hooks._settings = {"model": "shop", "redis_url": redis_url}
-    hooks.before_pipeline_run()
+    hooks.before_pipeline_run(None)
     assert published(client) == ["0", "1", "2"]
 
 
