@@ -363,9 +363,7 @@ def open_service(
         )
         if role == "serve":
             plant = (parts.halts.plant, lambda: check_seal(client, prefix, seal))
-            stack.enter_context(
-                watching_redis(settings, client, process_name(unique=True), notifier=notifier, plant=plant)
-            )
+            stack.enter_context(watching_redis(settings, client, notifier, plant))
         yield Service(
             settings=settings,
             parts=parts,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from driftwarden.contracts.event import DriftEvent
 from driftwarden.contracts.ports import Notifier
 from driftwarden.errors import Error
+from driftwarden.service.auditing import process_name
 from driftwarden.settings import Settings
 from driftwarden.stream.client import patiently
 from driftwarden.stream.embedded import EmbeddedRedis
@@ -134,12 +135,7 @@ class RedisWatch:
 
 @contextmanager
 def watching_redis(
-    settings: Settings,
-    client: "Redis",
-    process: str,
-    *,
-    notifier: Notifier,
-    plant: Sequence[Callable[[], None]] = (),
+    settings: Settings, client: "Redis", notifier: Notifier, plant: Sequence[Callable[[], None]]
 ) -> Iterator[RedisWatch]:
     """A watch with a thread of its own, for as long as the block lasts."""
     with ExitStack() as stack:
@@ -149,7 +145,7 @@ def watching_redis(
         watch = RedisWatch(
             client,
             settings.redis.prefix,
-            process,
+            process_name(unique=True),
             notifier=notifier,
             spool=Spool(settings.home),
             revive=revive,
