@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate crash bench lint lock clean
+.PHONY: help setup demo test simulate crash chaos bench lint lock clean
 
 # The first of these that runs; another: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -39,6 +39,9 @@ simulate: .venv/.ready ## the workflow store under a seeded scheduler, for minut
 
 crash: .venv/.ready ## the durable workflow, its process killed at each fail point (ARGS="--only 'verified:after:commit#4'")
 	@$(BIN)/python tests/crash/run.py $(ARGS)
+
+chaos: .venv/.ready ## workers, Redis and the network between them fail at random, for minutes (ARGS="--minutes 60 --seed N")
+	@$(BIN)/python tests/chaos/run.py $(ARGS)
 
 bench: .venv/.ready ## figures, each beside its yardstick; on a real stream where ../shared/data or DRIFTWARDEN_DATA has it
 	@$(BIN)/driftwarden bench policy
