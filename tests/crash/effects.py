@@ -30,7 +30,7 @@ def effects(history: History) -> Iterator[str]:
     for stored in history.dump.incidents.values():
         yield from _as_told(history, stored)
     yield from _state_effects(history)
-    sent = Counter(str(one.get("key")) for one in history.messages)
+    sent = Counter(str(one.get("key")) for one in history.messages or ())
     yield from (f"I2 message {key} was sent {count} times" for key, count in sent.items() if count > 1)
 
 

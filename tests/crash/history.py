@@ -236,6 +236,7 @@ def _signals(history: History) -> Iterator[str]:
     heard: dict[str, set[str]] = defaultdict(set)
     for one in history.of_type("approval"):
         heard[str(one["body"].get("approval"))].add(str(one["body"].get("verdict")))
+    told = {str(one.get("fields", {}).get("approval")) for one in history.messages or ()}
     for incident in history.dump.incidents.values():
         for token, word in incident.signals.items():
             yield f"I6 {incident.id} has not heard {token[:12]}: {word[:60]}"
@@ -249,6 +250,8 @@ def _signals(history: History) -> Iterator[str]:
             yield f"I6 {id} was rejected, and no record says that it was heard"
         if "requested" not in heard[id] and state != "superseded":
             yield f"I6 {id} was asked, and no record says so"
+        if "requested" in heard[id] and history.messages is not None and id not in told:
+            yield f"I6 {id} was asked, and nobody was told"
 
 
 # I7
@@ -264,9 +267,11 @@ def _at_rest(history: History, waiting: frozenset[str]) -> list[str]:
         if last_part(key) in {"events", "activations"} and stream.entries:
             faults.append(f"I7 {len(stream.entries)} entries are left in {key}")
     faults += _left_of_models(dump, waiting)
-    for incident, text in dump.hashes("ledger").items():
-        if unsealed(text).get("state") == "running":
-            faults.append(f"I7 the reservation of {incident} is still running")
+    reserved = {incident: unsealed(text).get("state") for incident, text in dump.hashes("ledger").items()}
+    faults += [f"I7 the reservation of {one} is still running" for one, state in reserved.items() if state == "running"]
+    for stored in dump.incidents.values():
+        if (stored.doc.get("result") or {}).get("changed") and reserved.get(stored.id) != "done":
+            faults.append(f"I7 the effect of {stored.id} counts against no cap: {reserved.get(stored.id)}")
     counted: Counter[str] = Counter()
     for key, value in dump.other.items():  # of every shard
         if last_part(key) == "counts" and isinstance(value, dict):
@@ -274,9 +279,10 @@ def _at_rest(history: History, waiting: frozenset[str]) -> list[str]:
     standing = Counter(one.state for one in dump.incidents.values())
     if +counted != standing:
         faults.append(f"I7 counted {dict(+counted)}, there are {dict(standing)}")
-    pending = [id for id, text in dump.hashes("approvals").items() if json.loads(text)["state"] == "pending"]
+    states = {id: json.loads(text)["state"] for id, text in dump.hashes("approvals").items()}
     asked = {one.doc.get("approval") for one in dump.incidents.values() if not one.ended}
-    return faults + [f"I7 {id} is still asked, by nobody" for id in pending if id not in asked]
+    open_ = {id: state for id, state in states.items() if state in {"pending", "approved"} and id not in asked}
+    return faults + [f"I7 {id} is still {state}, and nobody asks" for id, state in open_.items()]
 
 
 def _left_of_models(dump: Dump, waiting: frozenset[str]) -> Iterator[str]:

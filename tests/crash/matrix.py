@@ -213,7 +213,7 @@ def _fingerprints(folder: Path, url: str) -> Callable[[], list[Any]]:
     """What tells one world on disk from another: it grows with each write, whoever writes."""
     from redis import Redis
 
-    ask = Redis.execute_command  # as it is before anything is wrapped: looking is no point
+    ask: Any = Redis.execute_command  # as it is before anything is wrapped: looking is no point
     clients: list[Any] = []
 
     def state() -> list[Any]:

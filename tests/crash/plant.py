@@ -160,7 +160,7 @@ def make_template(folder: Path, models: Sequence[str] = MODELS) -> None:
 def _watched(folder: Path, name: str) -> WatchedModel:
     data = folder / "data"
     return WatchedModel(name=name, task="classification", target="y", metric="accuracy", time_column="ts",
-                        upstream=("table",), data={"history": str(data / "history.csv"), "roots": (str(data),)})  # type: ignore[arg-type]  # fmt: skip
+                        upstream=("table",), data={"history": str(data / "history.csv"), "roots": (str(data),)})  # fmt: skip
 
 
 class Process:
@@ -274,7 +274,7 @@ class Process:
         """A producer's XADD, remembered once it is acknowledged."""
         if id in {one["id"] for one in self._told()}:
             return
-        entry = self.client.xadd(f"{PREFIX}events", {"event": content})
+        entry: Any = self.client.xadd(f"{PREFIX}events", {"event": content})
         line = json.dumps({"id": id, "entry": entry.decode(), "raw": content.decode("latin-1")}).encode() + b"\n"
         with self._acks.open("ab", buffering=0) as file_:
             file_.write(line)

@@ -35,7 +35,7 @@ class History:
     records: tuple[Record, ...] = ()
     sink: Sink = field(default_factory=Sink)
     verified: tuple[str, ...] = ()
-    messages: tuple[Record, ...] = ()
+    messages: tuple[Record, ...] | None = None
 
     def of_type(self, *types: str) -> list[Record]:
         """Records of these types, in order."""
@@ -67,13 +67,14 @@ def read_history(
 ) -> History:
     """Read everything once; `audit` is the log's folder, `messages` the file of the messages that were sent."""
     told = messages.read_bytes().splitlines() if messages is not None and messages.exists() else []
+    sent = None if messages is None else tuple(_parsed(told))
     return History(
         acknowledged=tuple(acknowledged),
         dump=take_dump(client, prefix),
         records=tuple(sorted(_lines(audit), key=lambda one: (one["ts"], one["stream"], one["seq"]))),
         sink=sink,
         verified=_verified(audit),
-        messages=tuple(_parsed(told)),
+        messages=sent,
     )
 
 

@@ -200,7 +200,7 @@ LIES: list[tuple[str, str, str, Lie]] = [
     ("I2", "undone", "taken back, the log does not", without("result", undo=True)),
     ("I2", "quarantined", "stands 0 times, expected 1", other("quarantine:m", lambda batches: {})),
     ("I2", "quarantined", "was never intended", without("intent")),
-    ("I2", "approved", "was sent 2 times", lambda h: replace(h, messages=h.messages * 2)),
+    ("I2", "approved", "was sent 2 times", lambda h: replace(h, messages=(h.messages or ()) * 2)),
     ("I3", "approved", "intended an effect on m while", overlapping),
     ("I3", "undone", "has no end", lambda h: without("close")(without("result")(h))),
     ("I3", "approved", "and then from 7", moved(Move("m", 7, 8, "2999-01-01T00:00:00.000Z"))),
@@ -216,6 +216,7 @@ LIES: list[tuple[str, str, str, Lie]] = [
     ("I5", "approved", "lies nowhere", lost),
     ("I6", "approved", "has not heard", lambda h: stored(h, signals={"t": "1|{}"})),
     ("I6", "approved", "was approved, and no record", without("approval", verdict="approved")),
+    ("I6", "approved", "nobody was told", lambda h: replace(h, messages=())),
     ("I6", "approved", "was asked, and no record", without("approval", verdict="requested")),
     ("I7", "approved", "the audit log is not whole", lambda h: replace(h, verified=("torn",))),
     ("I7", "approved", "are pending in workers", stream("activations", lambda s: replace(s, pending={"workers": 1}))),
@@ -225,7 +226,8 @@ LIES: list[tuple[str, str, str, Lie]] = [
     ("I7", "approved", "which is over", lambda h: left(h, models={"m": {"active": "inc-0"}})),
     ("I7", "approved", "is still running", other("ledger", running)),
     ("I7", "approved", "counted", other("counts", lambda counts: {"resolved": "2"})),
-    ("I7", "approved", "is still asked, by nobody", other("approvals", pending)),
+    ("I7", "approved", "is still pending, and nobody asks", other("approvals", pending)),
+    ("I7", "approved", "counts against no cap", other("ledger", lambda entries: {})),
 ]  # fmt: skip
 
 
@@ -248,7 +250,8 @@ def test_conservation_is_seen_in_a_living_redis(lane: Lane) -> None:
     lane.client.flushall()
     store, intake = WorkflowStore(lane.client, prefix=PREFIX), Intake(lane.client, "i", prefix=PREFIX)
     raw = json.dumps(build_event({"model": "m", "kind": "data_drift"}, source="s", id="1")).encode()
-    sent = Acknowledged(lane.client.xadd(f"{PREFIX}events", {"event": raw}).decode(), raw)
+    entry: Any = lane.client.xadd(f"{PREFIX}events", {"event": raw})
+    sent = Acknowledged(entry.decode(), raw)
     assert conserved(take_dump(lane.client, PREFIX, light=True), [sent]) == []
     (delivery,) = intake.read(1)
     store.admit(delivery.entry_id, delivery.event, now="2026-11-20T09:00:00.000000Z")
