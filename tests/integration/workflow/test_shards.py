@@ -5,6 +5,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count, takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from redis import Redis
 
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, NotFound
+from driftwarden.service.cli.main import run
 from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
@@ -298,3 +300,31 @@ def test_watching_goes_on_where_it_stopped_on_every_shard(store: WorkflowStore) 
     assert len([*takewhile(bool, store.watch("0", block_ms=1))]) == 20
     with pytest.raises(BadInput, match="8 ids"):
         next(store.watch("1-1"))
+
+
+def test_the_commands_look_over_all_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, client: Redis
+) -> None:
+    """As configured: a prefix finds its incident wherever it is; another number of shards is refused in one line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRIFTWARDEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DRIFTWARDEN_CONF", str(tmp_path / "conf"))
+    monkeypatch.setenv("DRIFTWARDEN_REDIS_URL", url)
+    settings = tmp_path / "conf" / "local" / "driftwarden" / "settings.yml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("redis: {shards: 8}\n")
+    store = WorkflowStore(client, shards=SHARDS)
+    opened = [admit(store, number, f"m{number}").incident for number in range(6)]
+    assert run(["incidents", "list", "--json"]) == 0
+    assert sorted(json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()) == sorted(opened)
+    for id in opened:
+        assert run(["incidents", "show", id[:12], "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["id"] == id
+    settings.write_text("redis: {shards: 4}\n")
+    assert run(["incidents", "list"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "setting `redis.shards`, got `4`, expected 8, the number of shards" in said
+    settings.write_text("redis: {shards: 1025}\n")
+    assert run(["incidents", "list"]) == 2
+    assert "redis.shards" in capsys.readouterr().err
