@@ -59,7 +59,7 @@ class Incident(BaseModel):
 
     It is about `model`, the lead, and where one upstream cause moved several, about all its `members` (lead first).
     `triaged` says why no language model was asked, `asked_model` whether one ever was, `looked_at` which event of the lead
-    was investigated.
+    was investigated, `over` that triage found nothing left to do.
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
@@ -86,6 +86,7 @@ class Incident(BaseModel):
     triaged: str | None = None
     asked_model: bool = False
     looked_at: str = ""
+    over: bool = False
     measures: dict[str, dict[str, Any]] = Field(default_factory=dict)
     finding: Finding | None = None
     plan: Plan | None = None

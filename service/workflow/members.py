@@ -181,9 +181,19 @@ def refused_over_many(incident: Incident, candidate: Candidate) -> str | None:
         return None
     if candidate.action not in GROUP_ACTIONS:
         return f"one upstream cause over {len(incident.models)} models: no model is changed for it"
-    if candidate.action is ActionName.NONE and (losing := harmed(incident)):
-        return f"{named(losing)} measurably lose: somebody must know"
-    return None
+    if candidate.action is not ActionName.NONE or incident.over:
+        return None
+    losing = [name for name in harmed(incident) if name != incident.model]
+    unknown = [one.model for one in incident.others if _loss_is_unknown(one)]
+    told = [f"{named(losing)} measurably lose"] if losing else []
+    told += [f"what {named(unknown)} lose is not known"] if unknown else []
+    return f"{'; '.join(told)}: somebody must know" if told else None
+
+
+def _loss_is_unknown(member: Member) -> bool:
+    """Whether it was to be measured, and could not be."""
+    looked_at = bool(member.problem or member.fault or member.performance)
+    return looked_at and proven_loss(member.performance) is None
 
 
 def tell_at_least(

@@ -135,9 +135,10 @@ def _ask_agents(parts: Parts, incident: Incident) -> dict[str, Any]:
         plan = nothing_to_do(sorted_out.reason) if sorted_out.over else plan
     incident.finding, incident.plan, incident.agents_model = finding, plan, advice.model
     incident.triaged = sorted_out.reason if sorted_out is not None else None
+    incident.over = sorted_out is not None and sorted_out.over
     incident.asked_model = incident.asked_model or sorted_out is None
     # What was sorted out is looked at anew whenever something joins: it may not be so any more.
-    anew = sorted_out is not None and (sorted_out.over or not incident.asked_model)
+    anew = sorted_out is not None and (incident.over or not incident.asked_model)
     incident.looked_at = "" if anew else lead.key
     lead.performance = incident.measures["performance"]
     if case.faults:

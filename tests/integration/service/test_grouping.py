@@ -233,13 +233,14 @@ def test_harmless_for_all_is_only_watched(new: Callable[..., Any]) -> None:
 def test_a_member_whose_loss_cannot_be_found_out_is_asked_about(new: Callable[..., Any]) -> None:
     """Its window cannot be read: what an incident of its own would ask people, this one asks them."""
     world = new()
-    world.script.loss = 0.0
+    world.script.loss, world.script.candidates = 0.0, (NONE,)
     drift(world, "a")
     drift(world, "b", window={"start": "2026-11-20T09:00:00Z", "end": "2026-11-20T09:00:09Z"})
     world.run()
     incident = world.only()
     assert (incident.state, incident.facts["model"]["name"]) == ("awaiting_approval", "b")
     assert incident.facts["impact"]["relative_loss"] is None
+    assert incident.rehearsal_notes["refused"]["c1"] == "what b lose is not known: somebody must know"
     assert "data.window.uri" in incident.members[1].fault
 
 

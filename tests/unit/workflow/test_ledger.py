@@ -170,3 +170,45 @@ def test_an_action_of_a_clock_that_is_ahead_counts_as_of_now(ledger: Ledger) -> 
     ledger.settle("inc-1")
     seen = ledger.facts("inc-2", model="m", now=NOW, caps=FREE)
     assert (seen["seconds_since_last_action_model"], seen["spent_usd_today"], seen["recent_runs"]) == (0, "5", 1)
+
+
+def test_an_action_over_several_models_counts_for_each_and_once_for_all(ledger: Ledger) -> None:
+    """Its cost is spent once; rate, cooldown and concurrency see it on every model that it concerns."""
+    ledger.reserve("inc-1", model="a", models=["b"], action="quarantine_data", cost_usd=Decimal(3), now=NOW, caps=FREE)
+    seen = ledger.facts_of("inc-9", models=["a", "b", "c"], now=NOW, caps=FREE)
+    assert [seen[model]["running_model"] for model in "abc"] == [1, 1, 0]
+    assert [seen[model]["spent_usd_today_model"] for model in "abc"] == ["3", "3", "0"]
+    assert {seen[model]["spent_usd_today"] for model in "abc"} == {"3"}
+    assert ledger.running_by_model(besides="inc-9") == {"a": ["inc-1"], "b": ["inc-1"]}
+    ledger.settle("inc-1")
+    rated = Caps(rate_model=(1, 86_400_000))
+    assert [reserve(ledger, f"inc-{model}", model=model, caps=rated) for model in "bc"] == ["rate-per-model", None]
+
+
+def test_where_several_models_are_concerned_each_is_changed_by_one_at_a_time(ledger: Ledger) -> None:
+    """Whatever the policy limits: the slot of a model holds one incident, and this one has its lead's alone."""
+    assert reserve(ledger, "inc-1", model="b") is None
+    asked: dict[str, Any] = {"model": "a", "models": ["b"], "action": "quarantine_data", "cost_usd": Decimal(0)}
+    assert ledger.reserve("inc-2", **asked, now=NOW, caps=FREE) == "concurrency-per-model"
+    ledger.settle("inc-1")
+    assert ledger.reserve("inc-2", **asked, now=NOW, caps=FREE) is None
+    assert reserve(ledger, "inc-3", model="b") == "concurrency-per-model"
+    assert reserve(ledger, "inc-4", model="c") is None
+
+
+def test_the_last_change_is_the_last_effect_that_changed_something(ledger: Ledger) -> None:
+    """Of any incident but the one that asks, on any model that it concerned; failures and messages change nothing."""
+    later = "2026-11-20T09:30:00Z"
+    reserve(ledger, "inc-1")
+    ledger.settle("inc-1", changed_at=NOW)
+    reserve(ledger, "inc-2")
+    ledger.settle("inc-2", failed=True)
+    ledger.reserve("inc-3", model="m", action="notify", cost_usd=Decimal(0), now=later, caps=FREE)
+    ledger.settle("inc-3", changed_at=later)
+    ledger.reserve(
+        "inc-4", model="n", models=["k"], action="quarantine_data", cost_usd=Decimal(0), now=later, caps=FREE
+    )
+    ledger.settle("inc-4", changed_at=later)
+    assert ledger.last_change("m", besides="inc-9") == "2026-11-20T09:00:00.000000Z"
+    assert ledger.last_change("m", besides="inc-1") is None
+    assert ledger.last_change("k", besides="inc-9") == "2026-11-20T09:30:00.000000Z"
