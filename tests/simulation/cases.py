@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from simulation.lab import Lab
-from simulation.virtual import GROUP, Actor, Clock, Words
+from simulation.virtual import GROUP, READS, Actor, Clock, Words
 from simulation.watching import LEASE_MS, MODELS, Broken, Watch, hold, table
 from simulation.workers import NOW, Worker
 
@@ -93,7 +93,7 @@ class Case:
         self.published: Counter[str] = Counter()  # identity -> how often
         self.garbage = 0
         self.reports: set[str] = set()
-        self.ops = rng.randint(3, 7)
+        self.ops = rng.randint(3, 8)
         self.steps = 0
         self.trace: list[str] = [f"weather: {self.weather.name}"]
         self.coming = self._drawn_events()
@@ -171,14 +171,16 @@ class Case:
         if not awake:
             self.asleep.clear()
             return None
-        actor = last if last in awake and rng.random() < weather.sticks else rng.choice(awake)
+        writes = last is not None and bool(last.pending) and last.pending[0] not in READS
+        sticks = last in awake and rng.random() < weather.sticks / (2 if writes else 1)
+        actor = last if last is not None and sticks else rng.choice(awake)
         self._resume(actor, self._verdict(actor))
         return actor
 
     def _verdict(self, actor: Actor) -> str:
         if not actor.pending:
             return "go"
-        draw = self.rng.random() / (2 if actor.pending[0] == "EVALSHA" else 0.4)  # a lost read is the smaller harm
+        draw = self.rng.random() / (0.4 if actor.pending[0] in READS else 2)  # a lost read is the smaller harm
         if draw < self.weather.dies:
             return self.rng.choice(("die", "die after"))
         if draw < self.weather.dies + self.weather.loses:
@@ -243,12 +245,13 @@ class Case:
         self.lab.wire.call(*(("XADD", self.intake, "*", "event", raw) for raw in batch))
 
     def _pass_time(self) -> None:
-        self._tick(self.rng.choice((700, 700, 5_000, LEASE_MS + 1, 40_000, DAY_MS)))
+        self.pass_ms(self.rng.choice((700, 700, 5_000, LEASE_MS + 1, 40_000, DAY_MS)))
 
     def _jump(self) -> None:
-        self._tick(self.rng.choice((-3_600_000, -LEASE_MS, -1, 3_600_000)))
+        self.pass_ms(self.rng.choice((-3_600_000, -LEASE_MS, -1, 3_600_000)))
 
-    def _tick(self, ms: int) -> None:
+    def pass_ms(self, ms: int) -> None:
+        """Time passes, or (negative) the server's clock goes back."""
         self.trace.append(f"time {ms:+} ms")
         self.watch.seen["time"] += 1
         self.clock.pass_ms(ms)
@@ -263,11 +266,11 @@ class Case:
     def _send_to_sleep(self) -> None:
         awake = [actor for actor in self.actors if actor.pending and actor not in self.asleep]
         if awake:
-            actor = self.rng.choice([one for one in awake if one.pending[0] == "EVALSHA"] or awake)
+            actor = self.rng.choice([one for one in awake if one.pending[0] not in READS] or awake)
             self.asleep[actor] = self.rng.randint(3, 20)
             self.trace.append(f"{actor.name} sleeps before {self._told(actor.pending)}")
             self.watch.seen["sleeps"] += 1
-            self._tick(LEASE_MS + 1)
+            self.pass_ms(LEASE_MS + 1)
 
     # The end
 
@@ -281,7 +284,7 @@ class Case:
         last = Worker(self, "last")
         self.workers.append(last)
         for _ in range(ROUNDS_MAX):
-            self._tick(DAY_MS)
+            self.pass_ms(DAY_MS)
             last.take_in()
             last.store.pump_timers(limit=100)
             while last.claim_and_end():

@@ -2,18 +2,24 @@
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from driftwarden.contracts.event import parse_event
-from driftwarden.errors import Fenced
+from driftwarden.contracts.event import DriftEvent, parse_event
+from driftwarden.errors import BadInput, Fenced
+from driftwarden.sealing import Seal
+from driftwarden.service.workflow.ledger import Caps, Ledger
 from driftwarden.service.workflow.store import Claim, WorkflowStore
+from driftwarden.service.workflow.store_types import identity_of
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
+from driftwarden.stream.intake import Delivery
 from driftwarden.stream.publisher import build_event
+from driftwarden.stream.scripts import Scripts
 
 LEASE_MS = 60_000
 NOW = "2026-11-20T09:00:00.000000Z"
@@ -46,11 +52,15 @@ def store(client: Redis) -> WorkflowStore:
 _entries = iter(range(1, 10**9))
 
 
+def drift(number: int, model: str = "m", environment: str = "production") -> DriftEvent:
+    """A drift event."""
+    data = {"model": model, "kind": "data_drift", "environment": environment}
+    return parse_event(json.dumps(build_event(data, source="guards", id=str(number), time=NOW)))
+
+
 def admit(store: WorkflowStore, number: int, model: str = "m", environment: str = "production") -> str:
     """Admit an event; the incident that it opened or joined."""
-    data = {"model": model, "kind": "data_drift", "environment": environment}
-    event = parse_event(json.dumps(build_event(data, source="guards", id=str(number), time=NOW)))
-    return store.admit(f"1-{next(_entries)}", event, now=NOW).incident
+    return store.admit(f"1-{next(_entries)}", drift(number, model, environment), now=NOW).incident
 
 
 def claim(store: WorkflowStore, consumer: str = "w") -> Claim:
@@ -196,6 +206,10 @@ def test_what_a_crash_loop_leaves(client: Redis) -> None:
     assert client.zcard(store.keys.timers) == 0
     assert client.scard(store.keys.model("m", "verifying")) == 0
     assert client.hget(store.keys.model("m"), "open:production") is None
+    assert last.signals[0].seq == 2
+    assert "letter" not in fields(client, store, incident)
+    step(store, last, "finish", state="failed", accepting=False)
+    assert nothing(store)
 
 
 def test_a_commit_asked_again_after_a_crash_loop_is_fenced(client: Redis) -> None:
@@ -220,7 +234,8 @@ def test_a_last_word_that_kills_leaves_nothing(client: Redis) -> None:
     assert nothing(store, "other")
     assert client.hlen(store.keys.wf(incident, "signals")) == 0
     assert activations(client, store) == (0, 0)
-    assert store.get(incident).state == "closed"
+    found = fields(client, store, incident)
+    assert (found["state"], found["run"], found["crashes"]) == ("closed", "0", "0")
 
 
 def test_what_was_weighed_ends_with_a_crash_loop(client: Redis) -> None:
@@ -282,6 +297,15 @@ def test_handing_back_to_a_later_time_keeps_an_earlier_timer(client: Redis, stor
     assert activations(client, store) == (0, 0)
 
 
+def test_handing_back_to_a_later_time_has_a_timer(client: Redis, store: WorkflowStore) -> None:
+    """Nothing before that time, and then it goes on."""
+    incident = admit(store, 1)
+    store.hand_back(claim(store), after_s=1000)
+    assert nothing(store)
+    assert (store.pump_timers(ahead_s=900), store.pump_timers(ahead_s=1100)) == (0, 1)
+    assert claim(store).incident == incident
+
+
 # Ends
 
 
@@ -333,6 +357,224 @@ def test_who_accepts_again_leaves_the_open_one_alone(store: WorkflowStore) -> No
     assert second != first
     step(store, held, accepting=True)
     assert admit(store, 3) == second
+
+
+def test_what_has_ended_is_not_joined(client: Redis, store: WorkflowStore) -> None:
+    """Writes were lost, and the model still names it: its next event opens another."""
+    first = admit(store, 1)
+    step(store, claim(store), "finish", state="closed", accepting=False)
+    client.hset(store.keys.model("m"), "open:production", first)
+    assert admit(store, 2) != first
+
+
+def test_a_later_event_of_a_model_does_not_overtake(client: Redis, store: WorkflowStore) -> None:
+    """The first of two must ask again, because its group has an incident by now; the second waits for it."""
+    first = admit(store, 1)
+    assert WorkflowStore(client).admit("9-1", drift(7, model="other"), now=NOW, groups=["g"]).kind == "opened"
+    batch = [Delivery(f"8-{number}", drift(number)) for number in (2, 3)]
+    told = store.admit_many(batch, now=NOW, groups=lambda event: ["g"] if event.id == "2" else [])
+    assert [one.incident for one in told] == [first, first]
+    assert [json.loads(raw)["id"] for raw in store.get(first).events] == ["1", "2", "3"]
+
+
+def test_a_successor_whose_id_is_taken_has_a_longer_one(client: Redis, store: WorkflowStore) -> None:
+    """Two events whose identities begin alike: nothing of the one that has the id is overwritten."""
+    first = admit(store, 1)
+    held = claim(store)
+    assert admit(store, 2) == first
+    identity = identity_of("guards", "2")
+    client.hset(store.keys.wf(f"inc-{identity[:12]}"), "identity", "another")
+    after = step(store, held, "finish", state="closed", accepting=False, weighed=1)
+    assert after.successor == f"inc-{identity[:16]}"
+    assert client.hgetall(store.keys.wf(f"inc-{identity[:12]}")) == {b"identity": b"another"}
+    assert fields(client, store, str(after.successor))["identity"] == identity
+    assert store.find(identity[:16]) == after.successor
+
+
+def test_reports_are_not_kept_for_ever(store: WorkflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest stay."""
+    monkeypatch.setattr("driftwarden.service.workflow.store.REPORTS_PER_MODEL_MAX", 2)
+    for number in range(3):
+        data = {"model": "m", "environment": "production", "window": {}, "performance": {"current": 0.9}}
+        kind = "io.driftwarden.performance.v1"
+        event = parse_event(json.dumps(build_event(data, source="guards", id=f"p{number}", type=kind, time=NOW)))
+        store.record_performance(f"7-{number}", event)
+    assert [json.loads(raw)["id"] for raw in store.performance_reports("m")] == ["p1", "p2"]
+
+
+# Trimming
+
+
+def test_consumers_that_hold_nothing_and_are_gone_are_forgotten(
+    client: Redis, store: WorkflowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that holds an entry never is, or the entry would be pending with nobody; one that lives is not."""
+    admit(store, 1)
+    held = claim(store, "holds")
+    assert nothing(store, "idle")
+    stream = store.keys.activations
+
+    def names() -> set[bytes]:
+        return {one["name"] for one in client.xinfo_consumers(stream, GROUP)}
+
+    store.trim()
+    assert names() == {b"holds", b"idle"}
+    monkeypatch.setattr("driftwarden.service.workflow.store._CONSUMER_IDLE_MS", -1)
+    store.trim()
+    assert names() == {b"holds"}
+    assert [one["message_id"].decode() for one in client.xpending_range(stream, GROUP, "-", "+", 10)] == [held.entry]
+
+
+def test_what_nobody_reads_yet_is_not_trimmed(client: Redis, store: WorkflowStore) -> None:
+    """No group, or one that was given nothing: every entry stays."""
+    for _ in range(3):
+        client.xadd(store.keys.intake, {"event": "{}"})
+    assert store.trim() == 0
+    client.xgroup_create(store.keys.intake, GROUP, id="0")
+    assert store.trim() == 0
+    assert client.xlen(store.keys.intake) == 3
+
+
+def test_what_is_settled_and_still_there_is_trimmed(client: Redis, store: WorkflowStore) -> None:
+    """Acknowledged, and not deleted: up to the first that is pending, such entries go."""
+    stream = store.keys.intake
+    ids = [client.xadd(stream, {"event": "{}"}) for _ in range(3)]
+    client.xgroup_create(stream, GROUP, id="0")
+    client.xreadgroup(GROUP, "w", {stream: ">"})
+    client.xack(stream, GROUP, ids[0], ids[2])
+    assert store.trim() == 1
+    assert [entry for entry, _ in client.xrange(stream)] == ids[1:]
+
+
+def test_a_stream_that_is_not_there_is_not_made(client: Redis, store: WorkflowStore) -> None:
+    """An empty server stays empty."""
+    assert store.trim() == 0
+    assert client.dbsize() == 0
+
+
+# Shards
+
+
+def test_who_has_another_number_of_shards_pins_no_model(client: Redis) -> None:
+    """Two processes start at once with different settings: the one that comes second writes nothing."""
+    WorkflowStore(client, shards=2).shards.pin()
+    late = WorkflowStore(client, shards=4)
+    late.shards._pinned = True  # it had looked before
+    with pytest.raises(BadInput):
+        late.shards.of_model("m")
+    assert client.hgetall(late.shards.shared.shards) == {b"#": b"2"}
+
+
+# The ledger
+
+
+def reserve(
+    ledger: Ledger, incident: str, *, model: str = "m", cost: int = 5, now: str = NOW, **more: Any
+) -> str | None:
+    """Reserve an action; the cap that it would break."""
+    about = {"model": model, "action": "retrain", "cost_usd": Decimal(cost), "now": now, "caps": Caps()}
+    return ledger.reserve(incident, **(about | more))
+
+
+@pytest.fixture
+def ledger(client: Redis) -> Ledger:
+    """An empty ledger."""
+    return Ledger(client, "driftwarden:", Seal(b"k" * 32))
+
+
+def test_ledger_a_reservation_that_runs_stays(ledger: Ledger) -> None:
+    """Asked for again, it is the one that is there."""
+    assert reserve(ledger, "inc-1", cost=5) is None
+    assert reserve(ledger, "inc-1", cost=9) is None
+    assert ledger.entries()["inc-1"]["cost"] == 5_000_000
+
+
+def test_ledger_what_an_incident_did_before_does_not_count(ledger: Ledger) -> None:
+    """A cap that its own earlier effects would break; another incident's effects do count."""
+    caps = Caps(per_model_day=Decimal(9))
+    for _ in range(3):
+        assert reserve(ledger, "inc-1", caps=caps) is None
+        ledger.settle("inc-1")
+    assert reserve(ledger, "inc-2", caps=caps) == "cost-per-model-per-day"
+
+
+def test_ledger_every_effect_of_an_incident_is_kept(ledger: Ledger) -> None:
+    """Under names of their own."""
+    for _ in range(3):
+        reserve(ledger, "inc-1")
+        ledger.settle("inc-1")
+    assert set(ledger.entries()) == {"inc-1", "inc-1#1", "inc-1#2"}
+
+
+@pytest.mark.parametrize("name", ["inc-1", "inc-2"])
+def test_ledger_what_cannot_be_read_stops(client: Redis, ledger: Ledger, name: str) -> None:
+    """Nobody knows what stood there."""
+    client.hset("driftwarden:ledger", name, "0" * 64 + " nonsense")
+    assert reserve(ledger, "inc-1") == "unreadable"
+    assert client.hlen("driftwarden:ledger") == 1
+
+
+CONCURRENCY = (Caps(concurrency_model=1), Caps(concurrency_global=1))
+RATES = (Caps(rate_model=(1, 3_600_000)), Caps(rate_global=(1, 3_600_000)))
+DAYS = (Caps(per_model_day=Decimal(9)), Caps(per_day=Decimal(9)))
+
+
+def test_ledger_what_is_over_counts_no_more(ledger: Ledger) -> None:
+    """Settled: it runs no more. Released: it had no effect at all."""
+    reserve(ledger, "inc-1")
+    ledger.settle("inc-1")
+    for number, caps in enumerate(CONCURRENCY, 20):
+        assert reserve(ledger, f"inc-{number}", caps=caps) is None
+        ledger.release(f"inc-{number}")
+    ledger.release("inc-1")
+    for number, caps in enumerate((*RATES, *DAYS), 3):
+        assert reserve(ledger, f"inc-{number}", caps=caps) is None
+        ledger.release(f"inc-{number}")
+
+
+def test_ledger_what_is_long_ago_counts_no_more(ledger: Ledger) -> None:
+    """The day before, and outside the window of a rate."""
+    reserve(ledger, "inc-1", now="2026-11-19T09:00:00Z")
+    ledger.settle("inc-1")
+    for number, caps in enumerate((*RATES, *DAYS), 2):
+        assert reserve(ledger, f"inc-{number}", caps=caps) is None
+        ledger.release(f"inc-{number}")
+
+
+@pytest.mark.parametrize("caps", [CONCURRENCY[0], RATES[0], DAYS[0]])
+def test_ledger_every_model_that_it_concerns(ledger: Ledger, caps: Caps) -> None:
+    """An action on several models counts for each of them."""
+    assert reserve(ledger, "inc-1", model="a", models=("a", "b")) is None
+    assert reserve(ledger, "inc-2", model="b", caps=caps) is not None
+    assert reserve(ledger, "inc-3", model="c", caps=caps) is None
+
+
+def test_ledger_actions_of_one_model_alone_have_their_slot(ledger: Ledger) -> None:
+    """Where the policy sets no cap, the slot alone keeps them apart, and the ledger says nothing."""
+    assert reserve(ledger, "inc-1", model="a") is None
+    assert reserve(ledger, "inc-2", model="a") is None
+
+
+def test_ledger_an_action_on_several_models_waits_for_each(ledger: Ledger) -> None:
+    """It has the slot of its lead alone: no cap is set, and still it runs beside no action on any of its models."""
+    assert reserve(ledger, "inc-1", model="a", models=("a", "b")) is None
+    assert reserve(ledger, "inc-2", model="b") == "concurrency-per-model"
+    assert reserve(ledger, "inc-3", model="c", models=("c", "b")) == "concurrency-per-model"
+    assert reserve(ledger, "inc-4", model="c") is None
+
+
+def test_a_policy_from_the_future_is_nobodys(client: Redis) -> None:
+    """A word that is dated later than any clock could be: told without what it says, and removed."""
+    seconds, _ = client.time()
+    client.hset("driftwarden:policies", "forged", f"{(seconds + 9_000) * 1000} agreed")
+    scripts = Scripts(client, "driftwarden.service.workflow")
+    assert scripts.run("policy_agreement", ["driftwarden:policies"], ["", "", 15_000, 0]) == [b"forged", b""]
+    told = scripts.run("policy_agreement", ["driftwarden:policies"], ["me", "agreed", 15_000, 0])
+    assert dict(zip(told[::2], told[1::2], strict=True)) == {b"forged": b"", b"me": b"agreed"}
+    assert client.hkeys("driftwarden:policies") == [b"me"]
+
+
+# Repeats
 
 
 def test_lost_reply_of_everything(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

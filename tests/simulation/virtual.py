@@ -41,6 +41,7 @@ return 1
 """
 
 Words = tuple[Any, ...]
+READS = {"XREADGROUP", "XAUTOCLAIM", "XCLAIM", "XGROUP", "XREVRANGE", "XPENDING"}  # of nobody's state but the reader's
 Change = Mapping[str, tuple[str, str]]  # script -> (text, what stands in its place)
 
 
@@ -171,7 +172,7 @@ class Hub:
         if verdict == "refuse":
             raise RedisConnectionError("the server is away")
         self.before(words)
-        reply, *self.audited = self.wire.call(words, *(self.audits if words[0] == "EVALSHA" else ()))
+        reply, *self.audited = self.wire.call(words, *(() if words[0] in READS else self.audits))
         self.after(words, reply)
         if verdict == "die after":
             raise Killed

@@ -109,6 +109,7 @@ class Known:
         default_factory=set
     )  # a crash loop ended it, or killed it after its end: signals are dropped
     heard: Counter[tuple[str, str]] = field(default_factory=Counter)
+    parked: int = 0  # commits that left a timer, less those that took up again
     sent: set[tuple[str, str]] = field(default_factory=set)  # incident and token of each signal
     handled: dict[tuple[str, int, int], list[str]] = field(
         default_factory=dict
@@ -179,6 +180,8 @@ class Watch:
                 self._beaten(self._incident(keys[1]), args, reply)
             elif name == "hand_back":
                 self._handed_back(args, reply)
+            elif name == "timers":
+                self.known.parked = max(0, self.known.parked - int(reply))
             elif name == "wake" and reply == b"OK":
                 self.known.sent.add((args[0], args[1]))
         if self._suspect is not None:
@@ -241,6 +244,7 @@ class Watch:
         else:
             known.holder.pop(incident, None)
             known.lease_until.pop(incident, None)
+        known.parked += args[COMMIT_DISPOSITION] in {"park", "release"}
         if args[COMMIT_DISPOSITION] == "finish":
             known.ended.add(incident)
 

@@ -28,8 +28,10 @@ class Worker:
         case, moves = self.case, (self.take_in, self.claim, self.pump, self.wake, self.trim)
         while case.ops > 0:
             case.ops -= 1
-            waits = case.published.total() + len(case.reports) + case.garbage > case.watch.seen["acknowledge"]
-            self.rng.choices(moves, (6 if waits else 0.5, 9 if case.watch.seen["opened"] else 0.5, 2, 1, 0.3))[0]()
+            known, seen = case.watch.known, case.watch.seen
+            waits = case.published.total() + len(case.reports) + case.garbage > seen["acknowledge"]
+            weights = (6 if waits else 0.5, 9 if seen["opened"] else 0.5, 8 if known.parked else 0.5, 1, 0.3)
+            self.rng.choices(moves, weights)[0]()
 
     def take_in(self) -> None:
         """Admit what waits, reports by themselves, drifts together."""
@@ -43,7 +45,8 @@ class Worker:
             self.store.admit_many(drifts, now=NOW, groups=lambda event: groups)
 
     def pump(self) -> None:
-        """Fire the timers that are due."""
+        """Fire the timers that are due; a timer is only as interesting as what comes between it and its activation."""
+        self.case.pass_ms(self.rng.choice((0, 2_000, 2_000, 40_000)))
         self.store.pump_timers(limit=self.rng.choice((1, 100)))
 
     def wake(self) -> None:
@@ -88,7 +91,7 @@ class Worker:
                 state=state,
                 doc={"step": claim.version},
                 disposition=disposition,  # type: ignore[arg-type]
-                due_s=rng.choice((None, 1, 30)) if disposition in {"park", "release"} else None,
+                due_s=rng.choice((None, 1, 1, 30)) if disposition in {"park", "release"} else None,
                 accepting=state in {"received", "triaged", "waiting"},
                 handled=claim.signals,
                 weighed=weighed,
