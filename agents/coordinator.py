@@ -29,6 +29,7 @@ from driftwarden.agents.advice import CaseFacts, Notes, build_plan, ground_findi
 from driftwarden.agents.drafts import FindingDraft, PlanDraft
 from driftwarden.agents.models import ModelSettings, build_models, close_models
 from driftwarden.agents.ollama import ModelAnswerInvalid
+from driftwarden.agents.read_tool import ReadTool
 from driftwarden.agents.tools import NOTICE, Toolbox, bounded
 from driftwarden.contracts.findings import AgentStep, Finding, Plan
 from driftwarden.contracts.ports import JsonObject
@@ -107,14 +108,15 @@ class Coordinator:
 
     def _workflow(self) -> Workflow:
         box = self.toolbox
-        case_tools = {tool.__name__: tool for tool in box.case_tools()}
-        measure_tools = {tool.__name__: tool for tool in box.measure_tools()}
+        case_tools = [ReadTool(tool) for tool in box.case_tools()]
+        measure_tools = {tool.__name__: ReadTool(tool) for tool in box.measure_tools()}
+        knowledge_tools = [ReadTool(tool) for tool in box.knowledge_tools()]
         investigator = LlmAgent(
             name="investigator",
             description="Finds out why a model drifted.",
             model=self._models[0],
             instruction=lambda _: prompts.INVESTIGATOR,
-            tools=[*case_tools.values(), *measure_tools.values(), *box.knowledge_tools()],
+            tools=[*case_tools, *measure_tools.values(), *knowledge_tools],
             output_schema=FindingDraft,
         )
         strategist = LlmAgent(
@@ -122,7 +124,7 @@ class Coordinator:
             description="Plans what would help.",
             model=self._models[1],
             instruction=lambda _: prompts.STRATEGIST,
-            tools=[*case_tools.values(), measure_tools["measure_performance"], *box.knowledge_tools()],
+            tools=[*case_tools, measure_tools["measure_performance"], *knowledge_tools],
             output_schema=PlanDraft,
         )
 

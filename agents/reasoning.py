@@ -54,23 +54,24 @@ Thought = list[Call] | Answer
 
 def investigate(done: list[Done]) -> Thought:
     """The investigator's next calls, or its finding (the fields of `FindingDraft`)."""
+    # Whatever does not depend on another answer is asked for in one turn: a turn costs more than a tool.
     asked = {item.name for item in done}
-    if "get_event" not in asked:
-        return [Call("get_event", {}), Call("get_model_card", {})]
-    event = _object(done, "get_event")
-    measures = _measures(done)
-    wanted = [f"measure_{name}" for name in _FIRST]
-    if asked >= set(wanted):
-        wanted += _follow_ups(measures, event)
-    missing = [name for name in wanted if name not in asked]
-    if missing:
+    first = ["get_event", "get_model_card", *(f"measure_{name}" for name in _FIRST)]
+    if missing := [name for name in first if name not in asked]:
         return [Call(name, {}) for name in missing]
+    event, measures = _object(done, "get_event"), _measures(done)
+    missing = [name for name in _follow_ups(measures, event) if name not in asked]
+    calls = [Call(name, {}) for name in missing]
+    if any(name.startswith("measure_") for name in missing):  # they say which cause it leans to
+        return calls
     scores = rank(measures, event)
     best = scores[0] if scores else None
     if best is not None and "search_knowledge" not in asked:
         query = f"{best.root_cause.value.replace('_', ' ')} {' '.join(best.columns[:3])}".strip()
         arguments = {"query": query, "kind": "runbook", "root_cause": best.root_cause.value, "limit": 3}
-        return [Call("search_knowledge", arguments)]
+        calls.append(Call("search_knowledge", arguments))
+    if calls:
+        return calls
     return _finding(scores, done)
 
 
@@ -134,17 +135,17 @@ def strategise(finding: JsonObject, done: list[Done]) -> Thought:
     """The strategist's next calls, or its plan (the fields of `PlanDraft`), for a grounded finding."""
     asked = {item.name for item in done}
     first = ["get_event", "get_model_card", "measure_performance", "registry_history", "metric_history"]
-    missing = [name for name in first if name not in asked]
-    if missing:
-        return [Call(name, {}) for name in missing]
+    calls = [Call(name, {}) for name in first if name not in asked]
     cause = RootCause(finding["root_cause"])
     if "search_knowledge" not in asked:
         words = cause.value.replace("_", " ")
         base = {"root_cause": cause.value, "limit": 5}
-        return [
+        calls += [
             Call("search_knowledge", {"query": f"remedy for {words}", "kind": "runbook", **base}),
             Call("search_knowledge", {"query": f"what helped against {words}", "kind": "incident", **base}),
         ]
+    if calls:
+        return calls
     return _plan(cause, finding, done)
 
 
