@@ -152,10 +152,11 @@ class Case:
         rng, weather = self.rng, self.weather
         self.steps += 1
         draw = rng.random()
+        takes_over = any(actor.pending and actor.pending[0] == "XCLAIM" for actor in self.actors)
         for share, move in (
             (weather.passes, self._pass_time),
             (weather.jumps, self._jump),
-            (weather.destroys, self._destroy),
+            (weather.destroys * (10 if takes_over else 1), self._destroy),
             (0.05, self._publish),
             (weather.sleeps, self._send_to_sleep),
         ):

@@ -17,7 +17,8 @@ from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.service.workflow.store_types import identity_of
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
-from driftwarden.stream.intake import Delivery
+from driftwarden.stream.group import Group
+from driftwarden.stream.intake import Delivery, Intake
 from driftwarden.stream.publisher import build_event
 from driftwarden.stream.scripts import Scripts
 
@@ -450,6 +451,29 @@ def test_a_stream_that_is_not_there_is_not_made(client: Redis, store: WorkflowSt
     """An empty server stays empty."""
     assert store.trim() == 0
     assert client.dbsize() == 0
+
+
+# The intake
+
+
+def test_a_group_that_vanishes_in_the_middle_of_a_takeover_loses_nothing(
+    client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be taken over is not taken for deleted: the new group hands it out again."""
+    stream = "driftwarden:events"
+    client.xadd(stream, {"event": drift(1).raw})
+    assert len(Intake(client, "dead").read(1)) == 1
+    group = Group(client, stream, GROUP)
+    really = group._again
+
+    def again(command: str, *args: Any) -> Any:
+        if command == "XCLAIM":
+            client.xgroup_destroy(stream, GROUP)
+        return really(command, *args)
+
+    monkeypatch.setattr(group, "_again", again)
+    assert [*group.stale("w", idle_ms=0)] == []
+    assert [one.event.id for one in Intake(client, "w").read(1)] == ["1"]
 
 
 # Shards
