@@ -2,26 +2,15 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crash.history import History
-from crash.matrix import Lane, Passed
+from crash.matrix import Lane
+from crash.recording import TOLD, Recording
 from crash.scenarios import BY_NAME
-
-TOLD = ("approved", "undone", "dead-letter", "two-models", "quarantined")
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A scenario that nobody disturbed: the points that it passed, and what it left."""
-
-    passed: list[Passed]
-    history: History
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +26,7 @@ from crash.sink import read_sink
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 _EXPIRE = """
 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
   local kind = redis.call('TYPE', key).ok
@@ -250,9 +250,3 @@ def choose(passed: Sequence[Passed], *, every: bool = False) -> list[Case]:
             taken[one.point.place] = 1
             cases.append(one)
     return [Case(one.scenario, one.point) for one in sorted([*cases, *losses], key=passed.index)]
-
-
-def run_cases(lane: Lane, cases: Iterable[Case]) -> Iterator[Verdict]:
-    """Each in turn."""
-    for case in cases:
-        yield lane.kill(case) if case.point else lane.record(BY_NAME[case.scenario])

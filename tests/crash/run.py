@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -128,7 +129,10 @@ def _open_lane(root: Path, keep: Path | None) -> None:
 
 
 def _run(case: Case) -> Verdict:
-    return _lane[0].kill(case) if case.point else _lane[0].record(BY_NAME[case.scenario])
+    try:
+        return _lane[0].kill(case) if case.point else _lane[0].record(BY_NAME[case.scenario])
+    except Exception:  # noqa: BLE001 - a case that cannot even be judged has failed; the others go on
+        return Verdict(case, faults=[traceback.format_exc()])
 
 
 def _told(verdicts: Iterator[Verdict], cases: Sequence[Case]) -> Iterator[Verdict]:

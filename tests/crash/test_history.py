@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from crash.conftest import TOLD, Recording
 from crash.dump import Entry, Stream, take_dump
 from crash.history import Acknowledged, History, conserved, judge
 from crash.matrix import Lane
 from crash.plant import PREFIX
+from crash.recording import TOLD, Recording
 from crash.sink import Move
 
 from driftwarden.service.workflow.store import WorkflowStore

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crash.conftest import Recording
 from crash.matrix import LOST, TORN, Case, Lane, Passed, choose
 from crash.points import Point, Points
+from crash.recording import Recording
 
 KILLED = 5
 
