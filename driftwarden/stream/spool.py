@@ -40,7 +40,7 @@ from driftwarden.errors import BadInput, Error, EventRejected, Retry, unreadable
 log = logging.getLogger(__name__)
 
 BAD_MAX = 100
-LOCK_WAIT_S = 2.0
+LOCK_WAIT_S = 10.0
 _POLL_S = 0.01
 _MIB = 1024 * 1024
 _NAME = re.compile(rf"([0-9]{{20,30}})\.([0-9]{{1,14}})\.([0-9]{{1,14}})\.({MODEL_NAME_PATTERN})\.[0-9a-f]{{8}}\.json")

@@ -197,7 +197,7 @@ def test_a_link_in_the_place_of_a_file_or_the_folder_is_not_followed(tmp_path: P
 
 
 def test_two_senders_at_once_send_each_event_once(tmp_path: Path, client: Redis, redis_url: str) -> None:
-    """Four processes find the same hundred files: each event is published once, in order."""
+    """Three processes find the same hundred files: each event is published once, in order."""
     spool = Spool(tmp_path)
     for number in range(100):
         spool.put(drift(number))
@@ -212,7 +212,7 @@ def test_two_senders_at_once_send_each_event_once(tmp_path: Path, client: Redis,
         print(len(sent.entries), flush=True)
     """)
     command = [sys.executable, "-c", code, str(tmp_path), redis_url]
-    senders = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    senders = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for sender in senders:
         assert sender.stdin is not None
         sender.stdin.write("go\n")
@@ -270,22 +270,22 @@ def test_a_writer_that_is_killed_leaves_whole_files_only(tmp_path: Path) -> None
 
 
 def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Eight threads keep twenty events each: all are there, each once, each writer's in its order."""
+    """Four threads keep ten events each: all are there, each once, each writer's in its order."""
     spool = Spool(tmp_path)
 
     def write(writer: int) -> None:
-        for number in range(20):
+        for number in range(10):
             spool.put(drift(writer * 100 + number, model=f"m{writer}"))
 
-    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(8)]
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     sent: list[str] = []
     spool.send(collecting(sent), until=soon())
-    for writer in range(8):
-        assert [int(one) for one in sent if int(one) // 100 == writer] == [writer * 100 + n for n in range(20)]
+    for writer in range(4):
+        assert [int(one) for one in sent if int(one) // 100 == writer] == [writer * 100 + n for n in range(10)]
 
 
 def test_a_new_event_goes_behind_what_waits(tmp_path: Path, client: Redis, redis_url: str) -> None:
