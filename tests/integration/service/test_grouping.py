@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from driftwarden.actions.messages import Notify
 from driftwarden.actions.quarantine import QuarantineData
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
@@ -156,6 +157,28 @@ def test_an_approval_lifts_for_a_member_what_was_seen_to_fail_for_it(new: Callab
     assert told is None  # it is used up
 
 
+def test_what_was_seen_to_fail_for_one_is_not_lifted_for_another(new: Callable[..., Any]) -> None:
+    """Whoever writes other lifts for a member into the stored request has no approval at all."""
+    world = new()
+    world.script.confidence = 0.5
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    request = world.pending()
+    world.approve("bob")
+    told = approval_facts(world.parts, world.only())
+    assert told is not None
+    assert told["members"] == {model: ["confidence"] for model in MODELS}
+    for change in ([], ["confidence", "halted"], None, 7):
+        approved = world.parts.approvals.get(request.id).model_dump(mode="json")
+        approved["bound"]["members"][1]["lifts"] = change
+        kept = world.client.hget("driftwarden:approvals", request.id)
+        world.client.hset("driftwarden:approvals", request.id, json.dumps(approved))
+        assert approval_facts(world.parts, world.only()) is None
+        world.client.hset("driftwarden:approvals", request.id, kept)
+    assert approval_facts(world.parts, world.only()) == told
+
+
 def test_where_no_group_may_approve_for_all_nobody_can(new: Callable[..., Any]) -> None:
     """The union of the groups would let people approve what their own tier does not let them."""
     world = new()
@@ -217,6 +240,26 @@ def test_a_harmed_member_is_not_closed_with_a_harmless_lead(new: Callable[..., A
     assert incident.facts["impact"]["relative_loss"] == "0.2"
     windows = {model: world.parts.metrics.last(model)[-1]["incident"] for model in MODELS}
     assert windows == dict.fromkeys(MODELS, incident.id)
+
+
+def test_a_message_names_every_model(new: Callable[..., Any]) -> None:
+    """Told once, about all of them; it changes no model, and reaches none."""
+    world = new()
+    parts: Any = type(
+        "Parts", (), {"notifier": world.silent, "lease": HeldLease(), "on_step": staticmethod(lambda name: None)}
+    )
+    world.actions[ActionName.NOTIFY] = Notify(parts)
+    world.script.candidates = (Candidate(id="c1", action=ActionName.RETRAIN),)
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    incident = world.only()
+    assert (incident.candidate.id, incident.candidate.action, incident.state) == ("c2", "notify", "resolved")
+    assert incident.facts["plan"]["models_affected"] == 0
+    (message,) = [
+        text for text in world.silent.messages.values() if "one upstream cause over 3 models: a, b, c" in text
+    ]
+    assert message.startswith("a: drift")
 
 
 def test_harmless_for_all_is_only_watched(new: Callable[..., Any]) -> None:
