@@ -6,12 +6,11 @@ Keys (`<prefix>` ends in a colon):
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from driftwarden.errors import AskHuman, Retry
+from driftwarden.errors import AskHuman
 from driftwarden.sealing import Seal
+from driftwarden.stream.client import redis_errors
 
 JsonObject = dict[str, Any]
 
@@ -25,7 +24,7 @@ return 1
 
 
 class RedisStateStore:
-    """The port `StateStore`; raises Retry where Redis is away, AskHuman where a record there cannot be read."""
+    """The port `StateStore`; raises RedisAway where it is, AskHuman where a record there cannot be read."""
 
     def __init__(self, client: Any, prefix: str, seal: Seal) -> None:
         """`client`: a redis client; `prefix` ends in a colon; what `seal` does not open is no record of ours."""
@@ -33,19 +32,19 @@ class RedisStateStore:
 
     def quarantine(self, model: str, batch: str, record: JsonObject) -> bool:
         """Quarantine a batch unless it is already; True where this call did it."""
-        with _reaching_redis():
+        with redis_errors():
             sealed = self._seal.close("quarantine", f"{model}\n{batch}", _text(record))
             return bool(self._redis.hsetnx(self._key("quarantine", model), batch, sealed))
 
     def release(self, model: str, batch: str) -> bool:
         """Release a batch; True where it was quarantined."""
-        with _reaching_redis():
+        with redis_errors():
             return bool(self._redis.hdel(self._key("quarantine", model), batch))
 
     def quarantined(self, model: str) -> dict[str, JsonObject]:
         """Batches in quarantine, by name."""
         key = self._key("quarantine", model)
-        with _reaching_redis():
+        with redis_errors():
             found = self._redis.hgetall(key)
         names = {_decoded(batch): text for batch, text in found.items()}
         return {
@@ -56,7 +55,7 @@ class RedisStateStore:
     def reference(self, model: str) -> JsonObject | None:
         """The monitors' reference that was set by an action, or None."""
         key = self._key("reference", model)
-        with _reaching_redis():
+        with redis_errors():
             text = self._redis.get(key)
         return None if text is None else _record(self._seal.open("reference", model, text), key)
 
@@ -65,21 +64,11 @@ class RedisStateStore:
         before, after = (
             "" if value is None else self._seal.close("reference", model, _text(value)) for value in (expected, record)
         )
-        with _reaching_redis():
+        with redis_errors():
             return bool(self._redis.eval(_COMPARE_AND_SET, 1, self._key("reference", model), before, after))
 
     def _key(self, what: str, model: str) -> str:
         return f"{self._prefix}{what}:{model}"
-
-
-@contextmanager
-def _reaching_redis() -> Iterator[None]:
-    import redis
-
-    try:
-        yield
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise Retry(f"redis: {type(error).__name__}") from error
 
 
 def _text(record: JsonObject) -> str:

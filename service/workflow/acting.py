@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339
-from driftwarden.contracts.base import Outcome
+from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
@@ -89,6 +89,9 @@ def _is_taken_back(parts: Parts, incident: Incident) -> bool:
     if parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None:
         return True
     before = EffectResult.model_validate(incident.undo_of["result"])
+    if before.action is ActionName.QUARANTINE_DATA and before.undo:
+        batches = before.undo.get("batches") or {incident.model: before.undo["batch"]}
+        return all(batch not in parts.state.quarantined(model) for model, batch in batches.items())
     if before.action not in VERSION_ACTIONS:
         return False  # decided again, a second try of such an undo finds for itself that it is done
     return parts.registry.champion(parts.settings.watched(incident.model)) == before.before

@@ -5,7 +5,7 @@ from typing import Any
 
 from driftwarden.contracts.measurements import MEASURE_TYPES, Measured, MeasurementName
 from driftwarden.contracts.watch import WatchedModel
-from driftwarden.errors import BadInput, Error
+from driftwarden.errors import Away, BadInput, Error
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.rows import ModelRows
@@ -80,8 +80,10 @@ class LiveCase:
                 timeout_s=timeout_s,
                 memory_bytes=self._parts.settings.rehearsal.memory_mib * 1024 * 1024,
             )
+        except Away:
+            raise  # as below
         except (BadInput, Error) as error:
-            self._parts.registry.champion(self._model)  # as below
+            self._parts.registry.champion(self._model)
             self.unreadable = error.diagnostics()
             return {}
         return MEASURE_TYPES["performance"].model_validate(answer["performance"]).model_dump(mode="json")
@@ -121,8 +123,10 @@ class LiveCase:
                 timeout_s=self._parts.settings.rehearsal.timeout_s,
                 memory_bytes=self._parts.settings.rehearsal.memory_mib * 1024 * 1024,
             )
+        except Away:
+            raise  # Redis, which knows what is in quarantine: that is waited for, and not investigated without
         except (BadInput, Error) as error:
-            # Raises Away where it is the registry that is missing: that is waited for, and not investigated without.
+            # Raises Away where it is the registry that is missing, which is waited for as well.
             self._parts.registry.champion(self._model)
             log.warning("measurements: %s", error.diagnostics())
             self.unreadable = error.diagnostics()

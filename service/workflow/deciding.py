@@ -107,6 +107,26 @@ def withdraw(parts: Parts, incident: Incident, *, also_approved: bool) -> None:
     request = parts.approvals.find(incident.approval)
     if request is not None and request.state in gone:
         parts.approvals.mark(request.id, "superseded")
+    elif request is not None and request.state == "rejected" and incident.state is not State.REJECTED:
+        _hear_late(parts, incident, request)
+
+
+def _hear_late(parts: Parts, incident: Incident, request: ApprovalRequest) -> None:
+    """A refusal that came while more drift was weighed: of a plan that is no more, and somebody's word all the same."""
+    if incident.asked != asked_as(request):
+        return
+    _record_refusal(parts, incident, request)
+    incident.asked = None
+
+
+def _record_refusal(parts: Parts, incident: Incident, request: ApprovalRequest) -> None:
+    approvers = roster_in_force(parts.settings)
+    refused = refused_by(request, approvers)
+    actor = Actor(kind="human", id=refused.by) if refused else SERVICE
+    said = refused.reason if refused else "nobody signed it; stopped all the same"
+    request = request.model_copy(update={"refused": refused, "granted": standing(request, approvers)})
+    _record_approval(parts, incident, request, "rejected", actor, cause="decision")
+    incident.note(parts.clock, "approval", f"rejected: {said}", actor)
 
 
 def intend(parts: Parts, incident: Incident, cause: str) -> None:
@@ -273,7 +293,7 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
         # Somebody put an older request of this plan in the place of the one that was asked.
         parts.approvals.mark(request.id, "superseded")
         return ask(parts, incident)
-    approvers = roster_in_force(parts.settings) if request.state in {"approved", "rejected"} else {}
+    approvers = roster_in_force(parts.settings) if request.state == "approved" else {}
     if request.state == "approved" and (granted := approved_by(request, approvers)) is not None:
         request = request.model_copy(update={"granted": granted})
         actor = Actor(kind="human", id=", ".join(grant.by for grant in request.granted))
@@ -284,12 +304,7 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
         incident.note(parts.clock, "approval", f"{request.id}: called approved, and too few have signed it", SERVICE)
         request = parts.approvals.reopen(request.id, standing(request, approvers))
     if request.state == "rejected":
-        refused = refused_by(request, approvers)
-        actor = Actor(kind="human", id=refused.by) if refused else SERVICE
-        said = refused.reason if refused else "nobody signed it; stopped all the same"
-        request = request.model_copy(update={"refused": refused, "granted": standing(request, approvers)})
-        _record_approval(parts, incident, request, "rejected", actor, cause="decision")
-        incident.note(parts.clock, "approval", f"rejected: {said}", actor)
+        _record_refusal(parts, incident, request)
         return leave(parts, incident, "people refused it") if incident.undo_of is not None else State.REJECTED
     if parts.approvals.is_expired(request):
         request = parts.approvals.mark(request.id, "expired")

@@ -4,7 +4,9 @@ Counters never fall below what the log accounts for, and an incident whose store
 it had an effect) is not walked again. The log is read as it grows, every stream of it: those of earlier processes too.
 """
 
+import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -60,15 +62,13 @@ def _parsed(line: bytes) -> JsonObject:
 
 @dataclass
 class _Known:
-    """What the log tells of one incident; `effects` by idempotency key: entries as the ledger's."""
+    """What the log tells of one incident that was to have an effect; `effects` by idempotency key: entries as the ledger's."""
 
     effects: dict[str, JsonObject] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # intent's hash -> its idempotency key
     done: dict[str, str] = field(default_factory=dict)  # intent's hash -> hash of the result that followed it
-    closed: dict[int, str] = field(
-        default_factory=dict
-    )  # version of the stored state that was closed -> its last state
     batches: dict[str, set[str]] = field(default_factory=dict)  # model -> batches that were put into quarantine
+    releasing: bool = False  # that they are released is intended, and no more was heard of it yet
     helped: dict[tuple[str, str], bool] = field(default_factory=dict)  # (model, action) -> what later rows said
 
 
@@ -78,7 +78,10 @@ class AuditFloor:
     def __init__(self, tail: Callable[[], Iterable[JsonObject]]) -> None:
         """`tail` gives the records that are new since it was last asked."""
         self._tail = tail
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _Known] = {}  # by no means every incident: a decision counts over all of these
+        self._ends: dict[
+            int, dict[int, str] | str
+        ] = {}  # by `_number` of the incident, which is all that most leave here
         self._lock = threading.Lock()
 
     def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> JsonObject:
@@ -113,15 +116,16 @@ class AuditFloor:
         """
         with self._lock:
             self._refresh()
-            known = self._known.get(incident)
-            later = [closed for closed in known.closed if closed > version] if known is not None else []
-            return known.closed[max(later)] if known is not None and later else None
+            ends = _unpacked(self._ends.get(_number(incident)))
+            later = [closed for closed in ends if closed > version]
+            return ends[max(later)] if later else None
 
     def quarantined(self, model: str) -> frozenset[str]:
-        """Batches of a model that were put into quarantine, and that nothing here says were released."""
+        """Batches of a model that were put into quarantine, and that nothing here says were, or are about to be, released."""
         with self._lock:
             self._refresh()
-            return frozenset(batch for known in self._known.values() for batch in known.batches.get(model, ()))
+            held = (known for known in self._known.values() if not known.releasing)
+            return frozenset(batch for known in held for batch in known.batches.get(model, ()))
 
     def failures(self, model: str, action: str) -> int:
         """How many incidents' effects of this kind were found not to have helped."""
@@ -134,6 +138,9 @@ class AuditFloor:
             incident, kind, body = record.get("incident"), record.get("type"), record["body"]
             if not isinstance(incident, str):
                 continue
+            if kind == "close":
+                self._closed(incident, body)
+                continue
             known = self._known.setdefault(incident, _Known())
             if kind == "intent":
                 self._intended(known, record, body)
@@ -144,10 +151,18 @@ class AuditFloor:
                     entry["failed"] = entry["failed"] or not entry["undo"]
             elif kind == "settlement" and body.get("basis") == "measured":
                 known.helped[str(body.get("model")), str(body.get("action"))] = body.get("helped") is True
-            elif kind == "close":
-                if isinstance(body.get("version"), int):
-                    known.closed[body["version"]] = str(body.get("state"))
-                self._ended(known, str(body.get("state")))
+
+    def _closed(self, incident: str, body: JsonObject) -> None:
+        state, version = str(body.get("state")), body.get("version")
+        if (known := self._known.get(incident)) is not None:
+            known.releasing = False
+            self._ended(known, state)
+        if isinstance(version, int):
+            number = _number(incident)
+            before = self._ends.get(number)
+            # Most end once: a text that many share takes no room, a dict some hundred bytes.
+            text = sys.intern(f"{version} {state}")
+            self._ends[number] = text if before is None else _unpacked(before) | {version: state}
 
     @staticmethod
     def _intended(known: _Known, record: JsonObject, body: JsonObject) -> None:
@@ -157,6 +172,8 @@ class AuditFloor:
         except ValueError:
             return
         known.keys[str(record.get("@hash"))] = key
+        if body.get("action") == "quarantine_data" and body.get("undo") is True:
+            known.releasing = True
         known.effects[key] = {
             "model": body.get("model"),
             "models": body.get("members") if isinstance(body.get("members"), list) else [],
@@ -170,6 +187,7 @@ class AuditFloor:
     @staticmethod
     def _resulted(known: _Known, key: str, record: JsonObject, body: JsonObject) -> None:
         known.done[str(record["causation"])] = str(record.get("@hash"))
+        known.releasing = False
         if body.get("cancelled") is True:
             known.effects.pop(key, None)
             return
@@ -198,6 +216,19 @@ class AuditFloor:
                 entry |= {"state": "done", "failed": True}
             else:
                 del known.effects[key]
+
+
+def _number(incident: str) -> int:
+    """An incident's name in a few bytes; 64 bits of it, so that of a billion two are the same with a chance of one in 37."""
+    return int.from_bytes(hashlib.blake2b(incident.encode(), digest_size=8).digest(), "big")
+
+
+def _unpacked(ends: dict[int, str] | str | None) -> dict[int, str]:
+    """Version of the stored state that was closed -> the state that it ended in."""
+    if isinstance(ends, str):
+        version, _, state = ends.partition(" ")
+        return {int(version): state}
+    return dict(ends or {})
 
 
 def _micro(amount: Any) -> int:

@@ -23,6 +23,7 @@ from driftwarden.service.workflow.retries import LoopPauses
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.runner import Worker
 from driftwarden.service.workflow.store import WorkflowStore
+from driftwarden.stream.client import redis_away
 from driftwarden.stream.intake import Delivery, Intake, Rejection
 from driftwarden.telemetry import correlation
 
@@ -210,8 +211,9 @@ class ServiceProcess:
                 self._fault = error.diagnostics()
                 self._stop.set()
             except Exception as error:
-                if isinstance(error, Error):
-                    log.warning("%s: %s", name, error.diagnostics())
+                known = redis_away(error) or error
+                if isinstance(known, Error):
+                    log.warning("%s: %s", name, known.diagnostics())
                 else:
                     log.exception("%s", name)
                 if time.monotonic() - begun > LOOP_WELL_S:

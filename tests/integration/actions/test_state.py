@@ -12,7 +12,7 @@ from driftwarden.actions.state import RedisStateStore
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.data import ExcludedRows, RowSelection
 from driftwarden.contracts.watch import DataSource
-from driftwarden.errors import AskHuman, Fenced, Refused, Retry
+from driftwarden.errors import AskHuman, Away, Fenced, Refused, Retry
 from driftwarden.sealing import Seal
 
 SEAL = Seal(b"k" * 32)
@@ -217,13 +217,13 @@ def test_what_is_not_a_record_of_ours_asks_a_human(state: RedisStateStore, redis
         state.quarantined("m")
 
 
-def test_a_server_that_is_away_is_a_retry() -> None:
-    """No answer is not an answer."""
+def test_a_server_that_is_away_is_waited_for() -> None:
+    """No answer is not an answer, and no failed try of whoever asked."""
     import redis
 
     away = RedisStateStore(redis.Redis.from_url("unix:///nowhere/redis.sock"), "driftwarden:", SEAL)
 
-    with pytest.raises(Retry):
+    with pytest.raises(Away):
         away.quarantined("m")
 
 

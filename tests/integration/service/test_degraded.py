@@ -28,6 +28,7 @@ from driftwarden.resilience import Breaker, BreakerSettings
 from driftwarden.service.workflow.health import Health, processes
 from driftwarden.service.workflow.process import REPLACED_MAX, ServiceProcess
 from driftwarden.settings import AgentSettings
+from driftwarden.stream.client import RedisAway
 from driftwarden.stream.intake import Intake
 
 
@@ -100,6 +101,30 @@ def test_patience_with_the_registry_has_an_end(world: World, registry: Registry)
     assert world.only().state == "failed"
     assert "gave up after 4 tries: the model registry: it is away" in (world.only().problem or "")
     assert world.plant.moves == []
+
+
+def test_what_cannot_be_measured_because_redis_went_away_is_measured_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept out of the rows stands in Redis: without its answer nothing is measured, and nothing is taken for it."""
+    advise = world.script.advise
+
+    def measuring(case: Any, knowledge: Any, **about: Any) -> Advice:
+        case.measure("performance")
+        return advise(case, knowledge, **about)
+
+    def away(model: str) -> Any:
+        raise RedisAway("redis is away: connection reset by peer")
+
+    monkeypatch.setattr(world.parts, "advisor", type("Advisor", (), {"advise": staticmethod(measuring)})())
+    with monkeypatch.context() as broken:
+        broken.setattr(world.parts.state, "quarantined", away)
+        world.send()
+        world.run()
+        assert (world.only().state, world.only().tries, world.records("finding")) == ("triaged", 0, [])
+    world.later(minutes=10)
+    assert world.only().measures["performance"]["unavailable"] == ""
+    assert world.only().state == "verifying"
 
 
 @pytest.mark.parametrize("task", [":measure", ":rehearse"])

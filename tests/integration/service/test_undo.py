@@ -411,6 +411,40 @@ def test_a_release_that_happened_is_not_asked_for_again(world: Any) -> None:
     assert [one.state for one in world.parts.approvals.list()] == ["executed"]
 
 
+def test_a_release_that_no_result_tells_of_is_looked_up(world: Any) -> None:
+    """The batch was released, and its worker died at once: whoever goes on sees that it is out, and says so."""
+    world.script.root_cause = RootCause.STUCK_VALUES
+    world.script.candidates = (Candidate(id="c1", action=ActionName.QUARANTINE_DATA),)
+    action, state = world.actions[ActionName.QUARANTINE_DATA], world.parts.state
+    action.data, execute, undo = {"batch": "batch-1"}, action.execute, action.undo
+
+    def keep_out(request: Any) -> Any:
+        state.quarantine("m", "batch-1", {"key": request.idempotency_key})
+        return execute(request).model_copy(update={"undo": {"batch": "batch-1"}})
+
+    action.execute = keep_out
+    world.send()
+    world.run()
+    assert [*world.parts.quarantined("m")] == ["batch-1"]
+    world.ask("undo", by="ada")
+    world.run()
+    world.approve("bob")
+
+    def dying(*about: Any) -> Any:
+        action.undo = undo
+        state.release("m", "batch-1")
+        raise Crash("released")
+
+    action.undo = dying
+    with pytest.raises(Crash):
+        world.run()
+    assert world.parts.quarantined("m") == {}, "other incidents of the model go on as well"
+    world.restart()
+    assert (world.only().state, world.only().problem) == ("undone", None)
+    assert [one["body"]["undo"] for one in world.records("intent")] == [False, True]
+    assert [one["body"]["undo"] for one in world.records("result")] == [False, True]
+
+
 def test_an_undo_that_failed_can_be_asked_again(world: Any) -> None:
     """The registry gave up on it: the incident says so, is still about its effect, and people may try once more."""
     harm(world)

@@ -239,6 +239,32 @@ def test_more_drift_while_it_waits_makes_another_request(world: Any) -> None:
     assert len(world.only().events) == 2
 
 
+def test_a_refusal_that_comes_while_more_drift_is_weighed_is_on_record(world: Any) -> None:
+    """The plan that it refused is no more, and another is asked for: the log says who refused the first, and that once."""
+    world.script.win = 0.5
+    world.send()
+    world.run()
+    first = world.pending()
+
+    def refuse() -> None:
+        world.script.on_advise = lambda: None
+        said = world.people.say(world.parts.approvals.get(first.id), "bob", verdict="reject", reason="not now")
+        world.parts.approvals.refuse(first.id, said)
+
+    world.script.on_advise = refuse
+    world.send()
+    world.later(hours=1)
+    second = world.pending()
+    assert second.id != first.id
+    refusals = [one for one in world.records("approval") if one["body"]["verdict"] == "rejected"]
+    assert [one["body"]["approval"] for one in refusals] == [first.id]
+    assert (refusals[0]["actor"]["id"], refusals[0]["body"]["refused"]["reason"]) == ("bob", "not now")
+    world.reject("bob")
+    world.run()
+    assert world.only().state == "rejected"
+    assert len([one for one in world.records("approval") if one["body"]["verdict"] == "rejected"]) == 2
+
+
 def test_an_approval_of_one_plan_lifts_nothing_for_another(world: Any) -> None:
     """A request approved while the incident was looked at again does not reach the plan that followed."""
     world.script.win = 0.5
