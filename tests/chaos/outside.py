@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Outside:
         self._number += 1
         if kind < 0.12 and self._sent:
             id, raw = self._events.choice(self._sent)
-            word: Word = lambda: self._plant._send(id, raw)
+            word: Word = partial(self._plant._send, id, raw)
         elif kind < 0.18:
             word = self._unreadable(f"bad{self._number}")
         elif kind < 0.28:

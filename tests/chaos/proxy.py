@@ -21,7 +21,7 @@ import signal
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 NOTHING_READ = b"*-1\r\n"  # what a read is answered that waited in vain: to lose that would be no fault
@@ -219,7 +219,7 @@ class ProxyProcess:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def __enter__(self) -> "ProxyProcess":
+    def __enter__(self) -> Self:
         """Itself."""
         return self
 

@@ -46,7 +46,7 @@ class Server:
             "appendfsync": "always", "maxmemory-policy": "noeviction", "logfile": str(self.folder / "redis.log"),
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([server_binary(), *words], preexec_fn=_die_with_parent)  # noqa: PLW1509
+        self._process = subprocess.Popen([server_binary(), *words], preexec_fn=_die_with_parent)
 
     def wait(self) -> Any:
         """A client, once it answers; raises ServerDownError."""

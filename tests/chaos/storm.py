@@ -4,16 +4,17 @@ This process has no threads: it forks whatever runs from itself, warm. The worke
 checker's own is not.
 """
 
+import contextlib
 import ctypes
 import os
 import random
 import select
 import signal
+import sqlite3
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from chaos.proxy import PR_SET_PDEATHSIG, ProxyProcess
 from chaos.server import Server
 from crash.history import Acknowledged, History, conserved, judge, read_history, read_sink, take_dump
 from crash.plant import LATER_S, PREFIX, make_template
+from crash.sink import EFFECT_TAG
 
 from driftwarden.errors import Error
 from driftwarden.service.workflow.store import WorkflowStore
@@ -84,7 +86,7 @@ class Storm:
         self._begun = 0
         self._client: Any = None
         self._next_look = self._next_line = 0.0
-        self._ended = self._acknowledged = 0
+        self._ended = self._acknowledged = self._effects = 0
         self._quiet = False  # silence and delay do not overlap with themselves
 
     def run(self) -> Outcome:
@@ -110,7 +112,7 @@ class Storm:
             self._server.kill()
         return self.outcome
 
-    @contextmanager
+    @contextlib.contextmanager
     def _proxied(self) -> Iterator[ProxyProcess]:
         self._server = Server(self._folder / "redis")
         try:
@@ -348,12 +350,22 @@ class Storm:
 
     def _line(self) -> str:
         proxy, done = self._proxy.tell("look"), self._done
-        effects = sum(one.happened for one in read_sink(self._folder / "mlflow" / "mlflow.db").effects)
+        self._count_effects()
         cuts = proxy["cut"] + proxy["dropped"] + proxy["torn"] + proxy["silenced"]
         return (
-            f"{self._acknowledged} events acknowledged, {self._ended} incidents ended, {effects} effects; "
+            f"{self._acknowledged} events acknowledged, {self._ended} incidents ended, {self._effects} effects; "
             f"{done['kills']} kills, {done['stops']} stops, {cuts} cuts, {done['restarts']} restarts of redis"
         )
+
+    def _count_effects(self) -> None:
+        """As the registry has them now; whoever is stopped while it writes there locks it, and is waited for by nobody here."""
+        database, pattern = self._folder / "mlflow" / "mlflow.db", f"{EFFECT_TAG}%"
+        asked = "SELECT count(*) FROM registered_model_tags WHERE key LIKE ? AND value LIKE '%\"done\"%'"
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(database, timeout=0)) as one,
+        ):
+            (self._effects,) = one.execute(asked, (pattern,)).fetchone()
 
 
 def _redis_errors() -> tuple[type[Exception], ...]:
