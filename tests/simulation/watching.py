@@ -102,7 +102,7 @@ class Known:
     commits: dict[str, int] = field(default_factory=dict)  # token of a commit -> version
     holder: dict[str, tuple[int, str]] = field(default_factory=dict)  # incident -> fence, entry
     lease_until: dict[str, float] = field(default_factory=dict)
-    handed: set[int] = field(default_factory=set)
+    handed: dict[str, int] = field(default_factory=dict)  # incident -> fence of the last claim that was handed back
     ended: set[str] = field(default_factory=set)
     crashed_out: Counter[str] = field(default_factory=Counter)
     gave_up: set[str] = field(
@@ -257,9 +257,12 @@ class Watch:
     def _handed_back(self, args: list[str], reply: Any) -> None:
         known, incident, fence = self.known, args[BACK_INCIDENT], int(args[BACK_FENCE])
         holds = known.holder.get(incident) == (fence, args[BACK_ENTRY])
-        hold((holds or fence in known.handed) == (reply == b"OK"), f"I3: hand back of {incident} was told {reply}")
+        hold(
+            (holds or known.handed.get(incident) == fence) == (reply == b"OK"),
+            f"I3: hand back of {incident} was told {reply}",
+        )
         if holds:
-            known.handed.add(fence)
+            known.handed[incident] = fence
             known.holder.pop(incident, None)
             known.lease_until.pop(incident, None)
 
