@@ -32,7 +32,7 @@ from driftwarden.actions.catalogue import build_actions
 from driftwarden.actions.notify import FileNotifier
 from driftwarden.actions.registry import KEY_TAG, MlflowRegistry
 from driftwarden.actions.state import RedisStateStore
-from driftwarden.audit import AuditWriter
+from driftwarden.audit import AuditWriter, Limits
 from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.effects import Comparison, TrainingRequest, TrainingResult
@@ -50,13 +50,15 @@ from driftwarden.service.workflow.parts import HeldLease, Parts, RealTime
 from driftwarden.service.workflow.process import ServiceProcess, bury
 from driftwarden.service.workflow.runner import Worker
 from driftwarden.service.workflow.store import WorkflowStore
-from driftwarden.settings import Settings
+from driftwarden.settings import ServiceSettings, Settings
 from driftwarden.stream.client import connect
 from driftwarden.stream.intake import Intake
 from driftwarden.stream.publisher import build_event
 
 PREFIX = "driftwarden:"
 MODELS = ("m", "n")
+# So long that no heart beats by itself on a slow machine: a run passes the same points each time. The dead's is ended.
+LEASE_S = 3600.0
 LATER_S = 10 * 24 * 3600.0  # every timer is due by then
 ROUNDS_MAX = 60
 LOOK_EVERY_S = 0.02
@@ -183,11 +185,11 @@ class Process:
         self.data, self._acks = folder / "data", folder / "acknowledged.jsonl"
         watched = {model: _watched(folder, model) for model in models}
         self.settings = Settings(home=folder, conf=folder, audit_dir=folder / "audit", policy_path=folder / "p.yml",
-                                 models=watched)  # fmt: skip
+                                 models=watched, service=ServiceSettings(lease_s=LEASE_S))  # fmt: skip
         clock = self._clock = SystemClock()
         self._watch_everything()
         self.client = connect(url)
-        self.log = AuditWriter(self.settings.audit_dir, stream=name, clock=clock)
+        self.log = AuditWriter(self.settings.audit_dir, stream=name, clock=clock, limits=Limits(idle_s=None))
         policy = PolicyHolder(load_policy(_policy(), "policy.yml"))
         self.parts = self._parts(clock, policy)
         self.people = People(self.settings, clock)

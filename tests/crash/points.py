@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import stat
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Points:
     wrapping: bool = True
     _told: Counter[str] = field(default_factory=Counter)
     _looking: bool = False
-    _within: str = ""
+    _here: threading.local = field(default_factory=threading.local)
     _synced: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def tell(self, place: str, last_act: Callable[[], None] | None = None) -> None:
@@ -81,11 +82,11 @@ class Points:
         def called(*args: Any, **named: Any) -> Any:
             what = label(*args, **named)
             self.tell(f"before:{what}")
-            outer, self._within = self._within, what
+            outer, self._here.within = getattr(self._here, "within", ""), what
             try:
                 answer = method(*args, **named)
             finally:
-                self._within = outer
+                self._here.within = outer
             self.tell(f"after:{what}")
             return answer
 
@@ -114,7 +115,7 @@ class Points:
             real(handle)
             return self.tell("after:fsync folder")
         name = _TEMPORARY.sub(r"\1", Path(f"/proc/self/fd/{handle}").readlink().name)
-        what = f"fsync {Path(name).suffix or name} in {self._within or 'opening'}"
+        what = f"fsync {Path(name).suffix or name} in {getattr(self._here, 'within', '') or 'opening'}"
         file, whole = (status.st_dev, status.st_ino), status.st_size
         kept = self._synced.get(file, 0)
         self.tell(f"unsynced:{what}", partial(os.truncate, f"/proc/self/fd/{handle}", kept))

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             number, parts = asked.part
             cases = choose(passed, every=asked.every)[number - 1 :: parts]
             verdicts = [*_told(run(cases), cases)]
-            failed += _report(verdicts)
+            failed += sum(bool(verdict.faults) for verdict in verdicts)
             _table(passed, recordings, verdicts)
             failed += not cases
     print(f"{time.monotonic() - begun:.0f} s, {failed} failures")
@@ -142,7 +142,7 @@ def _told(verdicts: Iterator[Verdict], cases: Sequence[Case]) -> Iterator[Verdic
     for number, verdict in enumerate(verdicts, 1):
         scenario = verdict.case.scenario
         seen[scenario] += 1
-        failed += bool(verdict.faults)
+        failed += _report([verdict])
         if seen[scenario] in {total[scenario]} or number % 100 == 0:
             done = f"{scenario} {seen[scenario]}/{total[scenario]}"
             print(f"{number:5}/{len(cases)}  {time.monotonic() - begun:5.0f} s  {failed} failed  {done}", flush=True)
@@ -155,7 +155,7 @@ def _report(verdicts: Sequence[Verdict]) -> int:
         print(f"FAILED {verdict.case}")
         for fault in verdict.faults:
             print(f"    {fault}")
-        print(f"    again: make crash ARGS=\"--only '{verdict.case}'\"")
+        print(f"    again: make crash ARGS=\"--only '{verdict.case}'\"", flush=True)
     return len(wrong)
 
 
