@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -90,6 +91,7 @@ def register_secret(value: str | None) -> None:
         _known_secrets.add(value)
 
 
+@lru_cache(maxsize=4096)
 def is_secret_key(key: str) -> bool:
     """Whether a field of this name holds a secret, by its words: `apiKey` and `redis_password` do, `input_tokens` not."""
     words = [word.lower() for word in _WORDS.findall(key[:200])]
@@ -104,8 +106,10 @@ def redact_text(text: str, *, chars_max: int = TEXT_CHARS_MAX) -> str:
         text = text.replace(secret, REDACTED)
     lowered = text.lower()
     for words, pattern, replacement in _PATTERNS:
-        if any(word in lowered for word in words):
-            text = pattern.sub(replacement, text)
+        for word in words:  # no generator: this is asked of every text that is logged or traced
+            if word in lowered:
+                text = pattern.sub(replacement, text)
+                break
     return text
 
 

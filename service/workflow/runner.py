@@ -31,14 +31,27 @@ LATER_VERSION_AGAIN_S = 15.0
 VERIFY_AGAIN_S = 300.0
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
 
+Advance = Callable[..., State]
+Kept = Callable[[], Incident]
+
 
 class Worker:
     """One worker of a process; several may run side by side, in one process or on many hosts."""
 
     def __init__(
-        self, parts: Parts, store: WorkflowStore, name: str, *, fail_point: Callable[[str], None] | None = None
+        self,
+        parts: Parts,
+        store: WorkflowStore,
+        name: str,
+        *,
+        fail_point: Callable[[str], None] | None = None,
+        advance: Advance = advance_or_tell,
     ) -> None:
-        """`name` is unique among live workers; `fail_point` is told where the walk stands (tests of crashes)."""
+        """`name` is unique among live workers; `fail_point` is told where the walk stands (tests of crashes).
+
+        `advance` does a step and says which state follows (benchmarks do none).
+        """
+        self._advance = advance
         self._parts, self._store, self.name = parts, store, name
         self._lease_ms = int(parts.settings.service.lease_s * 1000)
         self._fail_point = fail_point or (lambda where: None)
@@ -134,11 +147,11 @@ class Worker:
             resumed, asked = True, False
             while True:
                 # A commit brings what was left meanwhile: each word is read before the commit that says it was handled.
-                kept = incident.model_copy(deep=True)
+                kept = _kept(claim, incident)
                 try:
                     asked = self._hear(claim, incident) or asked
                 except Retry as error:
-                    _rewind(incident, kept)
+                    _rewind(incident, kept())
                     log.info("a word waits: %s", error.diagnostics(), extra={"incident": incident.id})
                     self._park(claim, incident, AGREE_AGAIN_S, handled=())
                     return
@@ -218,7 +231,7 @@ class Worker:
             # Its last try was late: that worker could only note it.
             return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
         self._hand.at(name)
-        kept = incident.model_copy(deep=True)
+        kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
         parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart), verifying=self._store.verifying)
         span = self._parts.span(
@@ -226,7 +239,7 @@ class Worker:
         )
         try:
             with heart.within(deadline_s, partial(self._late, claim, kept, deadline_s)), span:
-                after = advance_or_tell(parts, incident, claim, resumed=resumed)
+                after = self._advance(parts, incident, claim, resumed=resumed)
         except Exception as error:  # noqa: BLE001 - its class says what follows
             return self._failed(claim, incident, kept, error)
         if after is not State.EXECUTING:  # within it, a retry decides and intends anew: that alone is no progress
@@ -236,7 +249,7 @@ class Worker:
         self._fail_point(f"stepped:{name}")
         return after
 
-    def _failed(self, claim: Claim, incident: Incident, kept: Incident, error: Exception) -> State | None:
+    def _failed(self, claim: Claim, incident: Incident, kept: Kept, error: Exception) -> State | None:
         error = redis_away(error) or error
         what = verdict(error)
         if what == "stop":
@@ -244,7 +257,7 @@ class Worker:
         reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
         if what in {"give_up", "ask"}:
             return deciding.fail(self._parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
-        _rewind(incident, kept)
+        _rewind(incident, kept())
         if isinstance(error, NotYet):
             return self._wait(claim, incident, reason, AGREE_AGAIN_S)
         if isinstance(error, Away) and self._has_patience(incident):
@@ -253,14 +266,14 @@ class Worker:
             log.error("step %s", incident.state, exc_info=error, extra={"incident": incident.id})
         return self._again(claim, incident, reason)
 
-    def _late(self, claim: Claim, kept: Incident, deadline_s: float) -> None:
+    def _late(self, claim: Claim, kept: Kept, deadline_s: float) -> None:
         """The step outlived its deadline, and may never end: the incident is parked as it was before, for another try.
 
         Runs beside the late step. Its commit is what the late one then fails at, if it ever comes to commit.
         """
         reason = f"no end within {deadline_s:g} s: the step is late, and whatever comes of it is not taken"
-        log.error("step %s: %s", kept.state, reason, extra={"incident": kept.id, "model": kept.model})
-        incident = kept.model_copy(deep=True)
+        incident = kept().model_copy(deep=True)
+        log.error("step %s: %s", incident.state, reason, extra={"incident": incident.id, "model": incident.model})
         incident.tries += 1
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
         # After the last try another worker says at once that it has failed, for which this one may have lost its hold.
@@ -359,6 +372,15 @@ class Worker:
             yield heart
         finally:
             heart.stop()
+
+
+def _kept(claim: Claim, incident: Incident) -> Kept:
+    """The incident as it is now, for whoever must go back to it: read from the last commit where nothing came since, which
+    spares each step a deep copy."""
+    if claim.doc and claim.genuine and not claim.signals and claim.state == incident.state:
+        return partial(load_incident, claim.doc)
+    copied = incident.model_copy(deep=True)
+    return lambda: copied
 
 
 def _rewind(incident: Incident, kept: Incident) -> None:
