@@ -94,8 +94,9 @@ class Play(Script):
 class Plant(Process):
     """A process of the crash matrix with six models over four shards, short leases, and a policy with room for a long run."""
 
-    def __init__(self, folder: Path, url: str, name: str, seed: str) -> None:
+    def __init__(self, folder: Path, url: str, name: str, seed: str, *, lease_s: float = LEASE_S) -> None:
         """Raises Retry where Redis is away."""
+        self._lease_s = lease_s
         super().__init__(folder, url, name, Play(seed=seed), Points(wrapping=False), shards=SHARDS, models=MODELS)
 
     def _parts(self, clock: SystemClock, policy: PolicyHolder) -> Parts:
@@ -105,7 +106,7 @@ class Plant(Process):
             name: model if name in TOGETHER else model.model_copy(update={"upstream": (f"table of {name}",)})
             for name, model in self.settings.models.items()
         }
-        service = ServiceSettings(lease_s=LEASE_S, crashes_max=CRASHES_MAX)
+        service = ServiceSettings(lease_s=self._lease_s, crashes_max=CRASHES_MAX)
         self.settings = self.settings.model_copy(update={"models": models, "service": service})
         return super()._parts(clock, PolicyHolder(load_policy(text.replace('"20.00"', '"1000000.00"'), "policy.yml")))
 
@@ -127,17 +128,17 @@ def log_to(file: Path) -> None:
     root.setLevel(logging.INFO)
 
 
-def work(folder: Path, url: str, name: str, seed: str, *, threads: int) -> int:
+def work(folder: Path, url: str, name: str, seed: str, *, threads: int, lease_s: float) -> int:
     """One service process until it is asked to stop; its exit code."""
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     log_to(folder / "logs" / f"{name}.log")
     try:
-        plant = Plant(folder, url, name, seed)
+        plant = Plant(folder, url, name, seed, lease_s=lease_s)
     except Retry:
         return REDIS_WAS_AWAY
     intake = Intake(
-        plant.client, name, prefix=PREFIX, before_burial=bury(plant.parts), reclaim_after_ms=int(2000 * LEASE_S)
+        plant.client, name, prefix=PREFIX, before_burial=bury(plant.parts), reclaim_after_ms=int(2000 * lease_s)
     )
     service = ServiceProcess(plant.parts, plant.store, intake, name=name, workers=threads)
     service.start()

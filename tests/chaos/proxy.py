@@ -17,6 +17,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -25,6 +26,7 @@ from typing import Any, Self
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 NOTHING_READ = b"*-1\r\n"  # what a read is answered that waited in vain: to lose that would be no fault
+_GREETING = re.compile(rb"\*\d+\r\n\$6\r\nCLIENT\r\n")  # a new connection's; to lose its answer would be no loss either
 CHUNK_BYTES = 1 << 16
 ANSWER_S = 30.0
 
@@ -155,7 +157,7 @@ class Proxy:
         while chunk := await reader.read(CHUNK_BYTES):
             await self._wait()
             if not self.silent:
-                link.asked = True
+                link.asked = link.asked or _GREETING.match(chunk) is None
                 link.server.write(chunk)
                 await link.server.drain()
 

@@ -6,9 +6,11 @@ checker's own is not.
 
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import select
+import shutil
 import signal
 import sqlite3
 import time
@@ -26,6 +28,7 @@ from chaos.server import Server
 from crash.history import Acknowledged, History, conserved, judge, read_history, read_sink, take_dump
 from crash.plant import LATER_S, PREFIX, make_template
 from crash.sink import EFFECT_TAG
+from sqlalchemy.engine import Engine
 
 from driftwarden.errors import Error
 from driftwarden.service.workflow.store import WorkflowStore
@@ -39,7 +42,8 @@ INVARIANTS = ("I1", "I2", "I3", "I4", "I5", "I6", "I7")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for. `seconds` of faults, `rate` events a second, a fault every `fault_every_s` on the average."""
+    """What is asked for: `seconds` of faults, at least `faults_min` of them and `events_min` events acknowledged meanwhile;
+    `rate` events a second, a fault every `fault_every_s` on the average."""
 
     seed: str
     seconds: float = 120.0
@@ -47,6 +51,9 @@ class Plan:
     threads: int = 2
     rate: float = 4.0
     fault_every_s: float = 1.5
+    faults_min: int = 0
+    events_min: int = 1
+    lease_s: float = LEASE_S
     settle_s: float = 300.0
     progress_s: float = 5.0
 
@@ -91,8 +98,8 @@ class Storm:
 
     def run(self) -> Outcome:
         """All of it."""
-        (self._folder / "logs").mkdir(parents=True)
         make_template(self._folder, MODELS)
+        (self._folder / "logs").mkdir()
         with self._proxied() as self._proxy:
             self._warm_up()
             try:
@@ -125,7 +132,7 @@ class Storm:
     def _warm_up(self) -> None:
         """Live a little here, so that what libraries compile once is there in every fork of this process."""
         self._client = self._server.wait()
-        warm(self._folder.parent / f"{self._folder.name}-warm", self._server.url)
+        warm(self._folder, self._server.url)
         self._client.flushall()
         self._client.script_flush()
         # Asks for nothing but timers, past the proxy.
@@ -150,7 +157,7 @@ class Storm:
         self._begun += 1
         name, plan = f"w{self._begun}", self._plan
         about = (self._folder, self._url, name, plan.seed)
-        self._workers.append(self._fork(name, lambda: work(*about, threads=plan.threads)))
+        self._workers.append(self._fork(name, lambda: work(*about, threads=plan.threads, lease_s=plan.lease_s)))
 
     def _start_outside(self) -> None:
         about = (self._folder, self._url, self._plan.seed)
@@ -207,9 +214,13 @@ class Storm:
             self._delay: 7, self._silence: 7,
         }  # fmt: skip
         next_fault = time.monotonic() + chance.expovariate(1 / self._plan.fault_every_s)
-        while time.monotonic() < end:
+        begun, latest = 0, end + self._plan.settle_s
+        while (going := time.monotonic() < end or begun < self._plan.faults_min) or (
+            self._acknowledged < self._plan.events_min and time.monotonic() < latest
+        ):
             self._turn()
-            if time.monotonic() >= next_fault:
+            if going and time.monotonic() >= next_fault:
+                begun += 1
                 chance.choices([*faults], [*faults.values()])[0]()
                 next_fault = time.monotonic() + chance.expovariate(1 / self._plan.fault_every_s)
 
@@ -230,7 +241,7 @@ class Storm:
 
     def _pause(self) -> None:
         """Beyond its lease: another takes over what it held, and it finds out only when it goes on."""
-        child, seconds = self._pick(self._awake()), LEASE_S * self._chance.uniform(1.2, 2.5)
+        child, seconds = self._pick(self._awake()), self._plan.lease_s * self._chance.uniform(1.2, 2.5)
         if child is None or len(self._awake()) < 2:
             return
         os.kill(child.pid, signal.SIGSTOP)
@@ -389,14 +400,10 @@ def judged(folder: Path, server: Server, outcome: Outcome) -> list[str]:
     return judge(outcome.history)
 
 
-def warm(folder: Path, url: str) -> None:
-    """One incident from its event to its end, in this process, over a scratch folder."""
-    import gc
-    import shutil
-
-    from sqlalchemy.engine import Engine
-
-    make_template(folder, MODELS)
+def warm(template: Path, url: str) -> None:
+    """One incident from its event to its end, in this process, over a copy of the folder."""
+    folder = template.parent / f"{template.name}-warm"
+    shutil.copytree(template, folder, ignore=shutil.ignore_patterns("redis"))
     plant = Plant(folder, url, "warm", "warm")
     plant.answer = "approve"  # should anybody be asked
     plant.publish("e1", "ann")

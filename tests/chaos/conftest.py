@@ -1,0 +1,6 @@
+"""What the chaos run is built of lies beside it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
