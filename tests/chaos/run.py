@@ -117,6 +117,8 @@ def _table(seed: int | None, outcome: Outcome) -> None:
             "connections in them": done["proxy silenced"],
             "delays": done["delays"],
             "redis away at a start": done["redis away at its start"],
+            "workers told to let go": done["fenced"],
+            "tracebacks in the logs": done["unforeseen"],
             "conservation asked": done["looks"],
             "seconds to rest": round(outcome.settled_s),
         }

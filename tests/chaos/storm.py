@@ -116,6 +116,9 @@ class Storm:
                 *judged(self._folder, self._server, self.outcome),
             ]
             self._done |= Counter({f"proxy {name}": count for name, count in self._proxy.tell("look").items()})
+            told = [file.read_text(errors="replace") for file in (self._folder / "logs").glob("*.log")]
+            self._done["fenced"] = sum(text.count("handed over:") for text in told)
+            self._done["unforeseen"] = sum(text.count("Traceback (most recent call last)") for text in told)
             self._server.kill()
         return self.outcome
 
