@@ -1,24 +1,34 @@
 """`bench throughput`: events a second from XADD on, beside the least that a consumer group can do on the same server.
 
-The workflows are no-ops: the real intake, store, workers, policy, ledger and audit log (each record on disk before what
-follows from it), but agents, measurements and registry that answer at once. Rounds are interleaved, so that whatever else
-the machine does falls on all alike; figures are medians, ratios are medians of each round's ratio.
+- triaged: read, validated, and opened, joined, recognised as known, or buried, as `serve` does it
+- no-op: the real store and workers, every state and commit, and steps that do nothing, not even a record
+- decided: the real intake, store, workers, policy, ledger and audit log (each record on disk before what follows from it),
+  but agents, measurements and registry that answer at once
+- the whole path (`bench_path`), and memory over a long run of decided workflows (`bench_memory`)
+
+Rounds are interleaved, so that whatever else the machine does falls on all alike; figures are medians, ratios are medians
+of each round's ratio.
 """
 
 import json
+import os
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import SystemClock, rfc3339
-from driftwarden.contracts.base import ActionName, RootCause
-from driftwarden.contracts.findings import Advice, Candidate, Finding, Plan
-from driftwarden.contracts.measurements import MEASURE_TYPES
+from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import GiveUp
+from driftwarden.service.bench_memory import MODELS
+from driftwarden.service.bench_scripted import POLICY, AtOnce, Unwritten, does_nothing
 from driftwarden.settings import Settings
+from driftwarden.telemetry import quiet_libraries
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -29,54 +39,10 @@ if TYPE_CHECKING:
 BATCH = 50
 STALLED_AFTER_S = 120.0
 GROUP = "workers"
+PARTS = ("rates", "path", "memory")
+EVENTS_PER_ROUND_MAX = 1000
+GOALS = {"triaged": 2.0, "no_op": 0.3, "per_second_and_core": 30.0, "p50_ms": 250.0}
 Say = Callable[[str], None]
-
-POLICY = """\
-apiVersion: driftwarden.io/v1
-kind: RemediationPolicy
-metadata: {name: bench, revision: "1"}
-spec:
-  enforcement: enforce
-  timeZone: UTC
-  tiers:
-    - name: standard
-      models: ["*"]
-      allow: [retrain, notify]
-      approvals: {required: 1, from: [ml-oncall], expiresAfter: 24h}
-  require:
-    - {id: impact, fact: impact.relative_loss, atLeast: "0.02", else: monitor}
-    - {id: confidence, fact: plan.confidence, atLeast: "0.80", else: escalate}
-"""
-
-
-class _AtOnce:
-    """Agents, measurements and registry that answer at once: no harm, nothing to do."""
-
-    def advise(self, case: Any, knowledge: Any, *, correlation_id: str, incident: str, offline: bool = False) -> Advice:
-        """A false alarm."""
-        del case, knowledge, correlation_id, incident, offline
-        return Advice(
-            finding=Finding(root_cause=RootCause.FALSE_ALARM, confidence=0.9, summary="scripted"),
-            plan=Plan(candidates=(Candidate(id="c1", action=ActionName.NONE),)),
-            model="scripted",
-        )
-
-    def call(
-        self, task: str, payload: dict[str, Any], *, timeout_s: float, memory_bytes: int | None = None
-    ) -> dict[str, Any]:
-        """Every measurement made, no loss."""
-        del payload, timeout_s, memory_bytes
-        if not task.endswith(":measure"):
-            raise GiveUp(f"a no-op workflow asks for no {task}")
-        measures = {name: kind(rows_current=500) for name, kind in MEASURE_TYPES.items()}
-        loss = {"labelled_rows": 500, "reference": 0.9, "current": 0.9, "relative_loss": 0.0, "p_worse": 0.5}
-        measures["performance"] = measures["performance"].model_copy(update=loss)
-        return {name: measure.model_dump(mode="json") for name, measure in measures.items()}
-
-    def champion(self, model: WatchedModel) -> int:
-        """Always the first."""
-        del model
-        return 1
 
 
 class Bench:
@@ -90,6 +56,7 @@ class Bench:
         self._rows.write_text("a,y\n1,0\n", encoding="utf-8")
         self._settings = self._watching()
         self._documents = [self._event(number) for number in range(events)]
+        self.triage: dict[str, int] = {}
 
     def _watching(self) -> Settings:
         document = {
@@ -100,14 +67,14 @@ class Bench:
         }
         models = {
             name: WatchedModel.model_validate(document | {"name": name})
-            for name in (f"model-{number}" for number in range(self._events))
+            for name in (f"model-{number}" for number in range(max(self._events, MODELS)))
         }
         from driftwarden.settings import PACKAGED_CONF, load_settings
 
         environ = {"DRIFTWARDEN_HOME": str(self._folder / "home"), "DRIFTWARDEN_CONF": str(PACKAGED_CONF)}
         return load_settings(environ, cwd=self._folder).model_copy(update={"models": models})
 
-    def _event(self, number: int) -> bytes:
+    def _event(self, number: int, identity: str | None = None) -> bytes:
         from driftwarden.stream.publisher import build_event
 
         window = {
@@ -124,7 +91,7 @@ class Bench:
             "drift_share": 0.4,
             "columns": columns,
         }
-        return json.dumps(build_event(data, source="driftwarden/bench", id=f"event-{number}")).encode()
+        return json.dumps(build_event(data, source="driftwarden/bench", id=f"event-{identity or number}")).encode()
 
     def bare(self, batch: int) -> float:
         """Events a second through XADD, XREADGROUP and XACK, and nothing else."""
@@ -141,40 +108,109 @@ class Bench:
         return self._events / (time.perf_counter() - begun)
 
     def triaged(self, batch: int) -> float:
-        """Events a second from XADD to an incident of the workflow: parsed, recognised, opened, settled."""
+        """Events a second from XADD until they are opened, joined, recognised or buried, and settled."""
         from driftwarden.service.workflow.store import WorkflowStore
         from driftwarden.stream.intake import Intake
 
-        client, clock = self._fresh(), SystemClock()
+        client, clock, storm = self._fresh(), SystemClock(), self._storm()
         store, intake = WorkflowStore(client), Intake(client, "bench")
-        begun, done = time.perf_counter(), 0
-        for first in range(0, self._events, batch):
-            self._add(store.keys.intake, first, batch)
-            while done < min(first + batch, self._events):
-                done += len(store.admit_many(intake.read(batch), now=rfc3339(clock.now())))
-        return self._events / (time.perf_counter() - begun)
+        became: Counter[str] = Counter()
+        begun = time.perf_counter()
+        for first in range(0, len(storm), batch):
+            self._add(store.keys.intake, first, batch, storm)
+            while client.xlen(store.keys.intake):
+                if deliveries := intake.read(batch):
+                    became.update(one.kind for one in store.admit_many(deliveries, now=rfc3339(clock.now())))
+        spent = time.perf_counter() - begun
+        self.triage = {**became, "dead_letters": client.xlen("driftwarden:dead-letters")}
+        return len(storm) / spent
+
+    def _storm(self) -> list[bytes]:
+        """Of ten events: two that open an incident, three that join one, four that came before, one that cannot be read."""
+        found: list[bytes] = []
+        for number in range(0, self._events, 10):
+            fresh = [
+                self._event(model, f"{number}-{which}")
+                for which, model in enumerate([number, number + 1, *[number] * 3])
+            ]
+            found += [*fresh, *fresh[:4], b'{"specversion": "1.0", "type": "unknown"}']
+        return found[: self._events]
+
+    def no_op(self) -> float:
+        """Events a second from XADD to the end of a workflow whose steps do nothing."""
+        from dataclasses import replace
+
+        from driftwarden.service.workflow.floor import AuditFloor
+        from driftwarden.service.workflow.process import INTAKE_BATCH
+        from driftwarden.service.workflow.runner import Worker
+        from driftwarden.service.workflow.store import WorkflowStore
+        from driftwarden.stream.intake import Intake
+
+        client, clock, stop = self._fresh(), SystemClock(), threading.Event()
+        store, intake = WorkflowStore(client, seal=self._seal()), Intake(client, "bench")
+        unwritten: Any = Unwritten()
+        parts = replace(self._parts(unwritten), floor=AuditFloor(lambda: ()))
+
+        def take_in() -> None:
+            while not stop.is_set():
+                if deliveries := intake.read(INTAKE_BATCH, block_ms=200):
+                    store.admit_many(deliveries, now=rfc3339(clock.now()))
+
+        workers = [Worker(parts, store, f"bench-w{n}", advance=does_nothing) for n in range(self._workers)]
+        work = [take_in, *(lambda worker=worker: worker.run(stop, block_ms=200) for worker in workers)]
+        threads = [threading.Thread(target=one, daemon=True) for one in work]
+        for thread in threads:
+            thread.start()
+        try:
+            begun = time.perf_counter()
+            for first in range(0, self._events, BATCH):
+                self._add(store.keys.intake, first, BATCH)
+            self._wait(store)
+            return self._events / (time.perf_counter() - begun)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
 
     def decided(self) -> float:
-        """Events a second from XADD to the end of a no-op workflow, decision included, by one process as it serves."""
+        """Events a second from XADD to the end of a workflow with its decision and records, by one process as it serves."""
+        with self._serving() as store:
+            begun = time.perf_counter()
+            for first in range(0, self._events, BATCH):
+                self._add(store.keys.intake, first, BATCH)
+            self._wait(store)
+            return self._events / (time.perf_counter() - begun)
+
+    def memory(self, events: int, say: Say) -> dict[str, Any]:
+        """As `bench_memory` measures it, over workflows like those of `decided`."""
+        from driftwarden.service.bench_memory import measure
+        from driftwarden.service.bench_path import event
+
+        with self._serving() as store:
+            return measure(self._client, store, event, events, say)
+
+    @contextmanager
+    def _serving(self) -> Iterator[Any]:
+        """The store that a process of the service works on, with agents, measurements and registry that answer at once."""
         from driftwarden.service.auditing import open_audit
-        from driftwarden.service.state_key import open_seal
         from driftwarden.service.workflow.process import ServiceProcess
         from driftwarden.service.workflow.store import WorkflowStore
         from driftwarden.stream.intake import Intake
 
         client = self._fresh()
-        store, intake = WorkflowStore(client, seal=open_seal(self._settings)), Intake(client, "bench")
+        store, intake = WorkflowStore(client, seal=self._seal()), Intake(client, "bench")
         with open_audit(self._settings, SystemClock(), role="bench") as audit:
             process = ServiceProcess(self._parts(audit), store, intake, name="bench", workers=self._workers)
             process.start()
             try:
-                begun = time.perf_counter()
-                for first in range(0, self._events, BATCH):
-                    self._add(store.keys.intake, first, BATCH)
-                self._wait(store)
-                return self._events / (time.perf_counter() - begun)
+                yield store
             finally:
                 process.stop()
+
+    def _seal(self) -> Any:
+        from driftwarden.service.state_key import open_seal
+
+        return open_seal(self._settings)
 
     def _wait(self, store: Any) -> None:
         deadline, closed = time.monotonic() + STALLED_AFTER_S, -1
@@ -192,7 +228,6 @@ class Bench:
         from driftwarden.actions.messages import Nothing
         from driftwarden.actions.state import RedisStateStore
         from driftwarden.policies import load_policy
-        from driftwarden.service.state_key import open_seal
         from driftwarden.service.workflow.approvals import Approvals
         from driftwarden.service.workflow.floor import AuditFloor, LogTail
         from driftwarden.service.workflow.halts import Halts
@@ -201,9 +236,9 @@ class Bench:
         from driftwarden.service.workflow.parts import Parts, RealTime
         from driftwarden.testing import CollectedNotifier, MemoryKnowledge
 
-        client, clock, prefix, scripted = self._client, SystemClock(), self._settings.redis.prefix, _AtOnce()
+        client, clock, prefix, scripted = self._client, SystemClock(), self._settings.redis.prefix, AtOnce()
         policy: Any = load_policy(POLICY, "bench")
-        seal = open_seal(self._settings)
+        seal = self._seal()
         answers: Any = scripted
         return Parts(
             settings=self._settings,
@@ -230,8 +265,8 @@ class Bench:
         self._client.flushdb()  # the bench's own server
         return self._client
 
-    def _add(self, stream: str, first: int, batch: int) -> None:
-        documents = self._documents[first : first + batch]
+    def _add(self, stream: str, first: int, batch: int, storm: list[bytes] | None = None) -> None:
+        documents = (self._documents if storm is None else storm)[first : first + batch]
         if batch == 1:
             self._client.xadd(stream, {"event": documents[0]})
             return
@@ -242,43 +277,110 @@ class Bench:
 
 
 def run(
-    folder: Path, *, events: int = 300, rounds: int = 3, workers: int = 2, say: Say = lambda text: None
+    folder: Path,
+    *,
+    events: int = 300,
+    rounds: int = 3,
+    workers: int = 2,
+    incidents: int = 60,
+    one_by_one: int = 21,
+    parts: tuple[str, ...] = PARTS,
+    say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure on an embedded server below `folder`, which is the bench's own; the document of `--json`."""
+    """Measure on embedded servers below `folder`, which is the bench's own; the document of `--json`.
+
+    `events` of a round (at most 1,000) and of the run that memory is measured over, `incidents` and then `one_by_one`
+    events through the whole path.
+    """
+    from driftwarden.service.bench_path import ServedPath
     from driftwarden.stream.client import connect
     from driftwarden.stream.embedded import EmbeddedRedis
 
+    quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
-    rates: dict[str, list[float]] = {
-        name: [] for name in ("bare_one", "bare_batch", "triaged_one", "triaged_batch", "decided")
+    document: dict[str, Any] = {"events": events, "rounds": rounds, "batch": BATCH}
+    if {"rates", "memory"} & {*parts}:
+        with EmbeddedRedis.acquire(folder / "home") as server:
+            client = connect(server.url)
+            try:
+                bench = Bench(client, folder.resolve(), min(events, EVENTS_PER_ROUND_MAX), workers)
+                if "rates" in parts:
+                    document |= _rates(bench, rounds, workers, say)
+                if "memory" in parts:
+                    document["memory"] = bench.memory(events, say)
+            finally:
+                client.close()
+    if "path" in parts:
+        home = folder.resolve() / "served"
+        with EmbeddedRedis.acquire(home) as server:
+            client = connect(server.url)
+            try:
+                path = ServedPath(client, home, models=incidents, workers=workers)
+                document["path"] = path.measure(incidents=incidents, one_by_one=one_by_one, say=say)
+            finally:
+                client.close()
+    return document | {"goals": goals(document), "load": [round(one, 1) for one in os.getloadavg()]}
+
+
+def _rates(bench: Bench, rounds: int, workers: int, say: Say) -> dict[str, Any]:
+    measured: dict[str, Callable[[], float]] = {
+        "bare_one": lambda: bench.bare(1),
+        "triaged_one": lambda: bench.triaged(1),
+        "bare_batch": lambda: bench.bare(BATCH),
+        "triaged_batch": lambda: bench.triaged(BATCH),
+        "no_op": bench.no_op,
+        "decided": bench.decided,
     }
-    with EmbeddedRedis.acquire(folder / "home") as server:
-        client = connect(server.url)
-        try:
-            bench = Bench(client, folder.resolve(), events, workers)
-            for number in range(rounds):
-                say(f"round {number + 1} of {rounds}")
-                rates["bare_one"].append(bench.bare(1))
-                rates["triaged_one"].append(bench.triaged(1))
-                rates["bare_batch"].append(bench.bare(BATCH))
-                rates["triaged_batch"].append(bench.triaged(BATCH))
-                rates["decided"].append(bench.decided())
-        finally:
-            client.close()
-    return _document(rates, events, rounds, workers)
+    rates: dict[str, list[float]] = {name: [] for name in measured}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, measure in measured.items():
+            rates[name].append(measure())
+    return _document(rates, bench.triage, workers)
 
 
-def _document(rates: dict[str, list[float]], events: int, rounds: int, workers: int) -> dict[str, Any]:
+def goals(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each goal beside what was measured, and whether it is reached; None where it was not measured."""
+
+    def goal(name: str, wanted: str, got: Any, reached: bool | None) -> dict[str, Any]:
+        return {"name": name, "goal": wanted, "got": got, "reached": reached if got is not None else None}
+
+    def found(part: str, name: str) -> Any:
+        return document.get(part, {}).get(name)
+
+    triaged = found("triaged", "batches_share_of_bare_one_at_a_time")
+    no_op, path = found("no_op", "share_of_bare_one_at_a_time"), found("path", "per_second_and_core")
+    p50, flat = (found("path", "ms_to_decision") or {}).get("p50"), found("memory", "flat")
+    return [
+        goal("triage", f"at least {GOALS['triaged']:g} of bare", triaged, (triaged or 0) >= GOALS["triaged"]),
+        goal("workflow, no-op steps", f"at least {GOALS['no_op']:g} of bare", no_op, (no_op or 0) >= GOALS["no_op"]),
+        goal(
+            "whole path, incidents a second and core",
+            f"at least {GOALS['per_second_and_core']:g}",
+            path,
+            (path or 0) >= GOALS["per_second_and_core"],
+        ),
+        goal("p50 to a decision, ms", f"under {GOALS['p50_ms']:g}", p50, (p50 or 0) < GOALS["p50_ms"]),
+        goal("memory over the run", "flat", flat, bool(flat)),
+    ]
+
+
+def _document(rates: dict[str, list[float]], triage: dict[str, int], workers: int) -> dict[str, Any]:
     def middle(name: str) -> int:
         return round(statistics.median(rates[name]))
 
     def ratio(name: str, yardstick: str) -> float:
         return round(statistics.median(a / b for a, b in zip(rates[name], rates[yardstick], strict=True)), 4)
 
+    def beside(name: str) -> dict[str, Any]:
+        return {
+            "workers": workers,
+            "per_second": middle(name),
+            "share_of_bare_one_at_a_time": ratio(name, "bare_one"),
+            "share_of_bare_batches": ratio(name, "bare_batch"),
+        }
+
     return {
-        "events": events,
-        "rounds": rounds,
-        "batch": BATCH,
         "bare": {
             "one_at_a_time_per_second": middle("bare_one"),
             "batches_per_second": middle("bare_batch"),
@@ -288,11 +390,9 @@ def _document(rates: dict[str, list[float]], events: int, rounds: int, workers: 
             "batches_per_second": middle("triaged_batch"),
             "share_of_bare_one_at_a_time": ratio("triaged_one", "bare_one"),
             "share_of_bare_batches": ratio("triaged_batch", "bare_batch"),
+            "batches_share_of_bare_one_at_a_time": ratio("triaged_batch", "bare_one"),
+            "became": triage,
         },
-        "decided": {
-            "workers": workers,
-            "per_second": middle("decided"),
-            "share_of_bare_one_at_a_time": ratio("decided", "bare_one"),
-            "share_of_bare_batches": ratio("decided", "bare_batch"),
-        },
+        "no_op": beside("no_op"),
+        "decided": beside("decided"),
     }

@@ -8,14 +8,31 @@ import click
 
 from driftwarden.service.cli.common import console, json_option, note, print_json
 
+PARTS = ("rates", "path", "memory")
+
 
 @click.command()
-@click.option("--events", type=click.IntRange(1, 1_000_000), default=300, show_default=True, help="Events of a round.")
+@click.option(
+    "--events",
+    type=click.IntRange(10, 1_000_000),
+    default=300,
+    show_default=True,
+    help="Events of a round (at most 1,000), and of the run that memory is measured over.",
+)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option(
+    "--incidents",
+    type=click.IntRange(1, 10_000),
+    default=60,
+    show_default=True,
+    help="Incidents of the whole path, and a third as many one at a time.",
+)
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only this (may be repeated).")
 @json_option
-def throughput(events: int, rounds: int, workers: int, as_json: bool) -> None:
-    """Events a second: admitted, and decided by no-op workflows, against bare XREADGROUP + XACK on the same server.
+def throughput(events: int, rounds: int, workers: int, incidents: int, parts: tuple[str, ...], as_json: bool) -> None:
+    """Events a second: triaged, through no-op workflows, and decided, against bare XREADGROUP + XACK on the same server;
+    the whole path with the offline reasoner, as incidents for each second of CPU and as the time of a single one; and memory.
 
     \b
     Example:
@@ -24,7 +41,16 @@ def throughput(events: int, rounds: int, workers: int, as_json: bool) -> None:
     from driftwarden.service.bench_throughput import run
 
     with tempfile.TemporaryDirectory(prefix="driftwarden-bench-") as folder:
-        document = run(Path(folder), events=events, rounds=rounds, workers=workers, say=note)
+        document = run(
+            Path(folder),
+            events=events,
+            rounds=rounds,
+            workers=workers,
+            incidents=incidents,
+            one_by_one=max(3, incidents // 3),
+            parts=parts or PARTS,
+            say=note,
+        )
     if as_json:
         print_json(document)
     else:
@@ -34,7 +60,28 @@ def throughput(events: int, rounds: int, workers: int, as_json: bool) -> None:
 def _show(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    bare, triaged, decided = document["bare"], document["triaged"], document["decided"]
+    if "bare" in document:
+        _show_rates(document)
+    if "path" in document:
+        _show_path(document["path"])
+    if "memory" in document:
+        _show_memory(document["memory"])
+    table = Table(title="goals")
+    for name in ("", "goal", "measured", ""):
+        table.add_column(name)
+    words = {True: "reached", False: "not reached", None: "not measured"}
+    for goal in document["goals"]:
+        table.add_row(
+            goal["name"], goal["goal"], "" if goal["got"] is None else str(goal["got"]), words[goal["reached"]]
+        )
+    console().print(table)
+    console().print(f"Load of the machine at the end: {', '.join(str(one) for one in document['load'])}.")
+
+
+def _show_rates(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    bare, triaged = document["bare"], document["triaged"]
     table = Table(title=f"{document['events']} events, median of {document['rounds']} interleaved rounds")
     table.add_column("from XADD to")
     for name in ("events per second", "of the bare loop, one at a time", "of the bare loop, in batches"):
@@ -42,25 +89,52 @@ def _show(document: dict[str, Any]) -> None:
     table.add_row("XACK, bare, one at a time", str(bare["one_at_a_time_per_second"]), "100.0 %", "")
     table.add_row(f"XACK, bare, batches of {document['batch']}", str(bare["batches_per_second"]), "", "100.0 %")
     table.add_row(
-        "incident, one at a time",
+        "triaged, one at a time",
         str(triaged["one_at_a_time_per_second"]),
         _percent(triaged["share_of_bare_one_at_a_time"]),
         "",
     )
     table.add_row(
-        f"incident, batches of {document['batch']}",
+        f"triaged, batches of {document['batch']}",
         str(triaged["batches_per_second"]),
-        "",
+        _percent(triaged["batches_share_of_bare_one_at_a_time"]),
         _percent(triaged["share_of_bare_batches"]),
     )
-    table.add_row(
-        f"decision and end, {decided['workers']} workers",
-        str(decided["per_second"]),
-        _percent(decided["share_of_bare_one_at_a_time"]),
-        _percent(decided["share_of_bare_batches"]),
-    )
+    for title, one in (("no-op steps", document["no_op"]), ("decision, records, end", document["decided"])):
+        table.add_row(
+            f"{title}, {one['workers']} workers",
+            str(one["per_second"]),
+            _percent(one["share_of_bare_one_at_a_time"]),
+            _percent(one["share_of_bare_batches"]),
+        )
     console().print(table)
-    console().print("The decisions include their audit records, each on disk before what follows from it.")
+    became = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(triaged["became"].items()))
+    console().print(f"Triaged in the last round: {became}.")
+
+
+def _show_path(path: dict[str, Any]) -> None:
+    wait, sizes = path["ms_to_decision"], path["sizes"]
+    console().print(
+        f"The whole path, {path['incidents']} incidents, {path['workers']} workers: {path['per_second']} a second; "
+        f"{path['cpu_ms_per_incident']} ms CPU each (and {path['redis_cpu_ms_per_incident']} ms of Redis), which is "
+        f"{path['per_second_and_core']} a second and core.\n"
+        f"One at a time, {path['one_at_a_time']} events: {wait['min']} / {wait['p50']} / {wait['max']} ms from XADD to "
+        f"decision (least, p50, most).\n"
+        f"An incident: {sizes['redis_incident_bytes']} bytes in Redis, {sizes['audit_bytes_per_incident']} in "
+        f"{sizes['audit_records_per_incident']} audit records, {sizes['trace_bytes_per_incident']} in traces; "
+        f"{sizes['model_calls_per_incident']} model calls, {sizes['tokens_read_per_incident']} tokens read and "
+        f"{sizes['tokens_written_per_incident']} written."
+    )
+
+
+def _show_memory(memory: dict[str, Any]) -> None:
+    first, last = memory["samples"][0], memory["samples"][-1]
+    console().print(
+        f"Memory over {memory['events']} events ({memory['incidents']} incidents): process "
+        f"{first['rss_bytes'] // 2**20} -> {last['rss_bytes'] // 2**20} MiB, {memory['rss_bytes_per_event']} bytes an event "
+        f"over the second half ({_percent(memory['rss_grown_in_second_half'])}); Redis "
+        f"{first['redis_bytes'] // 2**20} -> {last['redis_bytes'] // 2**20} MiB, {memory['redis_bytes_per_event']} bytes an event."
+    )
 
 
 def _percent(share: float) -> str:

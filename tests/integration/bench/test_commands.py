@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from driftwarden.service.bench_memory import growth
 from driftwarden.service.cli.bench import BENCHMARKS
 from driftwarden.service.cli.bench_remediation import verdict
 from driftwarden.service.cli.main import run
@@ -91,15 +92,65 @@ def test_diagnosis_refuses_faults_that_it_does_not_know(capsys: pytest.CaptureFi
     assert "unit_change" in err
 
 
+def throughput(capsys: pytest.CaptureFixture[str], *parts: str, events: int = 20) -> dict[str, Any]:
+    """The document of a short run of `bench throughput`."""
+    chosen = [word for part in parts for word in ("--part", part)]
+    short = ["--events", str(events), "--rounds", "1", "--workers", "1", "--incidents", "3"]
+    assert run(["bench", "throughput", *short, *chosen, "--json"]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
 def test_throughput_measures_all_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every event ends in a decision; the ratios are of the same run."""
-    assert run(["bench", "throughput", "--events", "10", "--rounds", "1", "--workers", "1", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["events"] == 10
+    """Every event is triaged, ends its workflow and is decided; the ratios are of the same run; goals without a figure say so."""
+    document = throughput(capsys, "rates")
+    assert document["events"] == 20
+    assert document["triaged"]["became"] == {"opened": 4, "joined": 6, "duplicate": 8, "dead_letters": 2}
     assert document["bare"]["batches_per_second"] > document["decided"]["per_second"] > 0
-    for name in ("share_of_bare_one_at_a_time", "share_of_bare_batches"):
-        assert document["triaged"][name] > 0
-        assert document["decided"][name] > 0
+    for part in ("triaged", "no_op", "decided"):
+        for name in ("share_of_bare_one_at_a_time", "share_of_bare_batches"):
+            assert document[part][name] > 0
+    told = {goal["name"]: goal for goal in document["goals"]}
+    share = document["triaged"]["batches_share_of_bare_one_at_a_time"]
+    assert told["triage"] == {
+        "name": "triage", "goal": "at least 2 of bare", "got": share, "reached": share >= 2
+    }  # fmt: skip
+    assert [goal["reached"] for goal in document["goals"][2:]] == [None, None, None]
+
+
+def test_throughput_samples_memory_over_a_run_of_repeats_joins_and_new_events(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A tenth of the events opens an incident, all of them closed at the end; the first sample is from before the first event."""
+    memory = throughput(capsys, "memory", events=40)["memory"]
+    samples = memory["samples"]
+    assert samples[0]["events"] == 0
+    assert samples[-1]["events"] == memory["events"] >= 40
+    assert memory["incidents"] == memory["events"] / 10
+    assert all(sample["redis_bytes"] > 0 for sample in samples)
+
+
+def test_throughput_serves_the_whole_path_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Given events without a window, I expect real records, model calls and a decision for each."""
+    path = throughput(capsys, "path")["path"]
+    assert path["incidents"] == path["one_at_a_time"] == 3
+    assert 0 < path["ms_to_decision"]["min"] <= path["ms_to_decision"]["p50"] <= path["ms_to_decision"]["max"]
+    assert path["sizes"]["audit_records_per_incident"] == 6  # event, finding, plan, rehearsal, decision, close
+    assert path["sizes"]["model_calls_per_incident"] == 5
+    assert path["sizes"]["tokens_read_per_incident"] > path["sizes"]["tokens_written_per_incident"] > 0
+    assert path["sizes"]["redis_incident_bytes"] > path["sizes"]["redis_identity_bytes"] > 0
+
+
+def test_growth_is_the_slope_of_the_second_half() -> None:
+    """Given a process that grows at first and then stands still beside a Redis that grows on, I expect the first called flat."""
+    samples = [{"events": n, "rss_bytes": 1000 + 100 * min(n, 4), "redis_bytes": 500 + 7 * n} for n in range(11)]
+    found = growth(samples)
+    assert found == {
+        "rss_bytes_per_event": 0.0, "rss_grown_in_second_half": 0.0, "redis_bytes_per_event": 7.0, "flat": True
+    }  # fmt: skip
+    leaking = [sample | {"rss_bytes": 1000 + 100 * sample["events"]} for sample in samples]
+    assert growth(leaking)["flat"] is False
+    assert growth(leaking)["rss_bytes_per_event"] == 100.0
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
