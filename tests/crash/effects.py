@@ -132,12 +132,16 @@ def _effect(history: History, effect: Effect, intents: Mapping[str, Record]) -> 
         return
     if not told and not unfinished:
         yield f"I2 {name} of {incident} happened, and no result says so"
-    for move in history.sink.moves or ():
-        if (move.model, move.before, move.after) == (effect.model, record.get("before"), record.get("after")):
-            if not any(_ms(one["ts"]) <= _ms(move.at) for one in meant):
-                yield f"I2 champion of {effect.model} moved to {move.after} before {incident} intended it"
-            if told and not any(_ms(one["ts"]) >= _ms(move.at) for one in told):
-                yield f"I2 champion of {effect.model} moved to {move.after} after the result was told"
+    made = [
+        move  # several effects may have made equal moves: one of these is its own
+        for move in history.sink.moves or ()
+        if (move.model, move.before, move.after) == (effect.model, record.get("before"), record.get("after"))
+    ]
+    late = [move for move in made if any(_ms(one["ts"]) <= _ms(move.at) for one in meant)]
+    if made and not late:
+        yield f"I2 champion of {effect.model} moved to {record.get('after')} before {incident} intended it"
+    if late and told and not any(_ms(one["ts"]) >= _ms(move.at) for move in late for one in told):
+        yield f"I2 champion of {effect.model} moved to {record.get('after')} after the result was told"
 
 
 def _ms(ts: str) -> float:

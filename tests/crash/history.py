@@ -269,8 +269,11 @@ def _at_rest(history: History, waiting: frozenset[str]) -> list[str]:
     faults += _left_of_models(dump, waiting)
     reserved = {incident: unsealed(text).get("state") for incident, text in dump.hashes("ledger").items()}
     faults += [f"I7 the reservation of {one} is still running" for one, state in reserved.items() if state == "running"]
+    done = {
+        one.partition("#")[0] for one, state in reserved.items() if state == "done"
+    }  # `<incident>#<n>`: an earlier effect
     for stored in dump.incidents.values():
-        if (stored.doc.get("result") or {}).get("changed") and reserved.get(stored.id) != "done":
+        if (stored.doc.get("result") or {}).get("changed") and stored.id not in done:
             faults.append(f"I7 the effect of {stored.id} counts against no cap: {reserved.get(stored.id)}")
     counted: Counter[str] = Counter()
     for key, value in dump.other.items():  # of every shard
