@@ -28,6 +28,7 @@ Answer = TypeVar("Answer")
 
 QUERY_CHARS_MAX = 4_000
 LIMIT_MAX = 1_000
+REMEMBERED_MAX = 256  # searches among runbooks
 _INCIDENT, _RUNBOOK = "incident:", "runbook:"
 
 
@@ -64,6 +65,7 @@ class ChromaKnowledge:
         self._records = records
         self._lock = threading.RLock()
         self._closed = False
+        self._remembered: dict[tuple[str, str | None], tuple[KnowledgeHit, ...]] = {}
         self._folder = IndexFolder(place) if isinstance(place, Path) else None
         self._server = place if isinstance(place, str) else ""
         self._index = self._opened()
@@ -159,6 +161,17 @@ class ChromaKnowledge:
             self._index.remove(kind, list(self._index.digests(kind)))
 
     def _found(self, query: str, kinds: tuple[Kind, ...], root_cause: str | None) -> tuple[KnowledgeHit, ...]:
+        # The runbooks of an own folder change by `_reconcile` alone, and incidents ask the same of them again and again.
+        if self._folder is None or kinds != ("runbook",):
+            return self._ranked(query, kinds, root_cause)
+        found = self._remembered.get((query, root_cause))
+        if found is None:
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
+            found = self._remembered[query, root_cause] = self._ranked(query, kinds, root_cause)
+        return found
+
+    def _ranked(self, query: str, kinds: tuple[Kind, ...], root_cause: str | None) -> tuple[KnowledgeHit, ...]:
         candidates = [found for each in kinds for found in self._index.candidates(each, query, root_cause)]
         parents: dict[tuple[Kind, str], list[tuple[float, JsonObject]]] = {}
         for score, candidate in rank(query, candidates):
@@ -168,6 +181,7 @@ class ChromaKnowledge:
 
     def _reconcile(self) -> None:
         """Bring the index in line. The index is read before the records: what another writer adds between stays."""
+        self._remembered.clear()
         present = {kind: self._index.digests(kind) for kind in KINDS}
         wanted = self._wanted()
         for kind in KINDS:

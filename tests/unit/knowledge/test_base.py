@@ -195,6 +195,23 @@ def test_a_runbook_of_ones_own_is_kept(folder: Path, records: MemoryRecordStore)
         knowledge.search("limp")
 
 
+def test_a_search_that_was_made_before_finds_a_runbook_that_came_since(knowledge: ChromaKnowledge) -> None:
+    """Answers among runbooks are remembered; given that one is added, replaced, or all are read anew, I expect fresh ones."""
+    question = "the zirconium boiler is limp"
+
+    def found() -> list[str]:
+        return [hit.id for hit in knowledge.search(question, kind="runbook", limit=1)]
+
+    before = found()
+    assert found() == before != ["our-boiler"]
+    knowledge.add_runbook(OWN, where="b.md")
+    assert found() == ["our-boiler"]
+    knowledge.add_runbook(OWN.replace("zirconium boiler is limp", "pump hums"), where="b.md")
+    assert knowledge.search(question, kind="runbook", limit=1)[0].text.find("zirconium") == -1
+    knowledge.rebuild()
+    assert knowledge.search("the pump hums", kind="runbook", limit=1)[0].id == "our-boiler"
+
+
 def test_a_malformed_runbook_changes_nothing(folder: Path, records: MemoryRecordStore) -> None:
     """It is refused with file and line before it is stored."""
     knowledge = ChromaKnowledge(folder, records)
