@@ -19,9 +19,9 @@ if own then
 end
 local cost, at, day = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local spent, rate_global, run_global = 0, 0, 0
-local mine = {[ARGV[2]] = {spent = 0, rate = 0, run = 0, shared = 0}} -- of each model that it concerns
+local mine = {[ARGV[2]] = {spent = 0, rate = 0, run = 0}} -- of each model that it concerns
 local others = decode(ARGV[15]).models or {}
-for _, model in ipairs(others) do mine[model] = {spent = 0, rate = 0, run = 0, shared = 0} end
+for _, model in ipairs(others) do mine[model] = {spent = 0, rate = 0, run = 0} end
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if all[i] ~= ARGV[1] and string.sub(all[i], 1, #ARGV[1] + 1) ~= ARGV[1] .. '#' then
@@ -34,10 +34,7 @@ for i = 1, #all, 2 do
         local of = mine[model]
         if of and e.at >= day then of.spent = of.spent + e.cost end
         if of and ARGV[10] ~= '' and e.at > at - tonumber(ARGV[10]) then of.rate = of.rate + 1 end
-        if of and e.state == 'running' then
-          of.run = of.run + 1
-          if #others > 0 or #(e.models or {}) > 0 then of.shared = of.shared + 1 end
-        end
+        if of and e.state == 'running' then of.run = of.run + 1 end
       end
       if e.at >= day then spent = spent + e.cost end
       if ARGV[12] ~= '' and e.at > at - tonumber(ARGV[12]) then rate_global = rate_global + 1 end
@@ -46,16 +43,16 @@ for i = 1, #all, 2 do
   end
 end
 if ARGV[7] ~= '' and spent + cost > tonumber(ARGV[7]) then return 'cost-per-day' end
-local worst = {spent = 0, rate = 0, run = 0, shared = 0}
+local worst = {spent = 0, rate = 0, run = 0}
 for _, of in pairs(mine) do
   for name, count in pairs(of) do worst[name] = math.max(worst[name], count) end
 end
 if ARGV[8] ~= '' and worst.spent + cost > tonumber(ARGV[8]) then return 'cost-per-model-per-day' end
 if ARGV[9] ~= '' and worst.rate >= tonumber(ARGV[9]) then return 'rate-per-model' end
 if ARGV[11] ~= '' and rate_global >= tonumber(ARGV[11]) then return 'rate-global' end
--- A model's slot holds one incident; one over several models has the slot of its lead alone, so here it waits for the others'.
-if worst.shared > 0 then return 'concurrency-per-model' end
-if ARGV[13] ~= '' and worst.run >= tonumber(ARGV[13]) then return 'concurrency-per-model' end
+-- One action at a time changes a model, whatever the policy says. A model's slot is not enough: it is written without a seal,
+-- may be lost with a replica that was behind, and an incident over several models holds that of its lead alone.
+if worst.run >= math.min(1, tonumber(ARGV[13]) or 1) then return 'concurrency-per-model' end
 if ARGV[14] ~= '' and run_global >= tonumber(ARGV[14]) then return 'concurrency-global' end
 if earlier then
   local n = 1

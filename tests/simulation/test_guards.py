@@ -573,10 +573,11 @@ def test_ledger_every_model_that_it_concerns(ledger: Ledger, caps: Caps) -> None
     assert reserve(ledger, "inc-3", model="c", caps=caps) is None
 
 
-def test_ledger_actions_of_one_model_alone_have_their_slot(ledger: Ledger) -> None:
-    """Where the policy sets no cap, the slot alone keeps them apart, and the ledger says nothing."""
+def test_ledger_actions_of_one_model_wait_for_each_other(ledger: Ledger) -> None:
+    """Where the policy sets no cap, and whoever holds the model's slot."""
     assert reserve(ledger, "inc-1", model="a") is None
-    assert reserve(ledger, "inc-2", model="a") is None
+    assert reserve(ledger, "inc-2", model="a") == "concurrency-per-model"
+    assert reserve(ledger, "inc-3", model="b") is None
 
 
 def test_ledger_an_action_on_several_models_waits_for_each(ledger: Ledger) -> None:

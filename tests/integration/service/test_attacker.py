@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
+from driftwarden.policies import load_policy
 from driftwarden.sealing import Seal
 from driftwarden.service.workflow.store_types import sealed_name
 
@@ -277,6 +278,30 @@ def test_a_rejected_plan_is_not_decided_again_from_its_old_state(world: Any) -> 
         nudge(world)
         world.later(seconds=301)
         assert world.plant.done == {}, "a halted and rejected plan was executed"
+
+
+def test_a_slot_that_is_freed_in_redis_lets_no_second_action_in(world: Any) -> None:
+    """Whoever opens a model's slot, or moves the model to another shard, has two incidents of it walked: one of them acts.
+
+    The policy of this test limits no concurrency: the ledger, which is sealed, keeps them apart all the same.
+    """
+    text = world.policy_text().replace("    concurrency: {perModel: 1, global: 3, else: monitor}\n", "")
+    world.policy.replace(load_policy(text, "policy.yml"))
+    opened: list[str] = []
+
+    def open_slot(where: str) -> None:
+        if where == "committed:executing" and not opened:
+            opened.append(where)
+            world.client.hdel("driftwarden:model:m", "open:production")
+            world.client.hset("driftwarden:model:m", "active", "")
+            world.send()
+            world.run(world.worker("w1"))
+
+    world.send()
+    world.run(world.worker(fail_point=open_slot))
+    first, second = world.incidents()
+    assert (first.state, second.state) == ("verifying", "awaiting_approval")
+    assert [key for *_, key in world.plant.moves] == [first.intent.idempotency_key]
 
 
 def test_an_approver_who_is_added_in_redis_is_nobody(world: Any) -> None:

@@ -30,7 +30,9 @@ def test_a_cap_is_never_exceeded_by_many_at_once(ledger: Ledger) -> None:
     """Of forty threads that want 5 of 23 USD, four get them, and the rest hear which cap it was."""
     caps = Caps(per_day=Decimal("23"))
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda number: reserve(ledger, f"inc-{number}", caps=caps), range(40)))
+        answers = list(
+            pool.map(lambda number: reserve(ledger, f"inc-{number}", model=f"m-{number}", caps=caps), range(40))
+        )
     assert (answers.count(None), answers.count("cost-per-day")) == (4, 36)
     assert ledger.spend_usd() == Decimal("20")
 
@@ -49,7 +51,8 @@ def test_each_cap_names_itself(ledger: Ledger, caps: Caps, rule: str) -> None:
     """The second action breaks it, and again asking for the first changes nothing."""
     assert reserve(ledger, "inc-1", caps=caps) is None
     assert reserve(ledger, "inc-1", caps=caps) is None
-    assert reserve(ledger, "inc-2", caps=caps) == rule
+    other = "n" if rule == "concurrency-global" else "m"
+    assert reserve(ledger, "inc-2", caps=caps, model=other) == rule
     assert len(ledger.entries()) == 1
 
 
@@ -107,9 +110,9 @@ def test_days_begin_at_midnight_of_the_policy_s_zone(ledger: Ledger) -> None:
     """22:59 UTC is the evening before in Amsterdam's winter, 23:00 UTC is the next day there."""
     caps = Caps(zone="Europe/Amsterdam", per_day=Decimal("5"))
     assert reserve(ledger, "inc-1", caps=caps, now="2026-11-19T22:59:59Z") is None
-    assert reserve(ledger, "inc-2", caps=caps, now="2026-11-19T22:59:59Z") == "cost-per-day"
-    assert reserve(ledger, "inc-2", caps=caps, now="2026-11-19T23:00:00Z") is None
-    state = ledger.facts("inc-9", model="m", now="2026-11-20T01:00:00Z", caps=caps)
+    assert reserve(ledger, "inc-2", model="n", caps=caps, now="2026-11-19T22:59:59Z") == "cost-per-day"
+    assert reserve(ledger, "inc-2", model="n", caps=caps, now="2026-11-19T23:00:00Z") is None
+    state = ledger.facts("inc-9", model="n", now="2026-11-20T01:00:00Z", caps=caps)
     assert state["spent_usd_today"] == "5"
 
 
@@ -117,8 +120,8 @@ def test_days_begin_at_midnight_also_when_clocks_change(ledger: Ledger) -> None:
     """On the day of 25 hours, midnight is still at 22:00 UTC of the day before."""
     caps = Caps(zone="Europe/Amsterdam", per_day=Decimal("5"))
     assert reserve(ledger, "inc-1", caps=caps, now="2026-10-24T22:00:00Z") is None
-    assert reserve(ledger, "inc-2", caps=caps, now="2026-10-25T22:59:59Z") == "cost-per-day"
-    assert reserve(ledger, "inc-2", caps=caps, now="2026-10-25T23:00:00Z") is None
+    assert reserve(ledger, "inc-2", model="n", caps=caps, now="2026-10-25T22:59:59Z") == "cost-per-day"
+    assert reserve(ledger, "inc-2", model="n", caps=caps, now="2026-10-25T23:00:00Z") is None
 
 
 def test_abandoned_counts_as_a_failure_once(ledger: Ledger) -> None:
@@ -183,6 +186,16 @@ def test_an_action_over_several_models_counts_for_each_and_once_for_all(ledger: 
     ledger.settle("inc-1")
     rated = Caps(rate_model=(1, 86_400_000))
     assert [reserve(ledger, f"inc-{model}", model=model, caps=rated) for model in "bc"] == ["rate-per-model", None]
+
+
+@pytest.mark.parametrize("caps", [FREE, Caps(concurrency_model=2)])
+def test_a_model_is_changed_by_one_action_at_a_time(ledger: Ledger, caps: Caps) -> None:
+    """Whatever the policy limits: the slot that keeps them apart is written without a seal, and may be lost."""
+    assert reserve(ledger, "inc-1", caps=caps) is None
+    assert reserve(ledger, "inc-2", caps=caps) == "concurrency-per-model"
+    ledger.settle("inc-1")
+    assert reserve(ledger, "inc-2", caps=caps) is None
+    assert reserve(ledger, "inc-3", caps=Caps(concurrency_model=0), model="n") == "concurrency-per-model"
 
 
 def test_where_several_models_are_concerned_each_is_changed_by_one_at_a_time(ledger: Ledger) -> None:
