@@ -5,6 +5,7 @@ from typing import Any
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Advice, Candidate, Finding, Plan
 from driftwarden.contracts.measurements import MEASURE_TYPES
+from driftwarden.contracts.ports import KnowledgeHit, PastIncident
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import GiveUp
 from driftwarden.service.workflow.transitions import State
@@ -55,6 +56,19 @@ class AtOnce:
         """Always the first."""
         del model
         return 1
+
+
+class Forgetful:
+    """A knowledge base that finds nothing and keeps nothing: the memory that is measured is the service's."""
+
+    def search(self, text: str, **about: Any) -> tuple[KnowledgeHit, ...]:
+        """Nothing."""
+        del text, about
+        return ()
+
+    def record_incident(self, incident: PastIncident) -> None:
+        """Forgotten at once."""
+        del incident
 
 
 class Unwritten:

@@ -26,7 +26,7 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import GiveUp
 from driftwarden.service.bench_memory import MODELS
-from driftwarden.service.bench_scripted import POLICY, AtOnce, Unwritten, does_nothing
+from driftwarden.service.bench_scripted import POLICY, AtOnce, Forgetful, Unwritten, does_nothing
 from driftwarden.settings import Settings
 from driftwarden.telemetry import quiet_libraries
 
@@ -234,7 +234,7 @@ class Bench:
         from driftwarden.service.workflow.ledger import Ledger
         from driftwarden.service.workflow.metrics import MetricHistory
         from driftwarden.service.workflow.parts import Parts, RealTime
-        from driftwarden.testing import CollectedNotifier, MemoryKnowledge
+        from driftwarden.testing import CollectedNotifier
 
         client, clock, prefix, scripted = self._client, SystemClock(), self._settings.redis.prefix, AtOnce()
         policy: Any = load_policy(POLICY, "bench")
@@ -255,7 +255,7 @@ class Bench:
             approvals=Approvals(client, prefix, clock),
             metrics=MetricHistory(client, prefix, seal),
             advisor=scripted,
-            knowledge=MemoryKnowledge(),
+            knowledge=Forgetful(),
             sandbox=scripted,
             comparer=answers,
             notifier=CollectedNotifier(),
