@@ -1,7 +1,8 @@
 """The MLflow model registry: versions, the aliases `champion` and `challenger`, and the record of every effect on them.
 
 Tags it writes, all read back by `lookup` after a crash:
-  registered model  `driftwarden.effect.<key>`         JSON record of one effect (key: the idempotency key)
+  registered model  `driftwarden.effect.<key>`         JSON record of one effect that is over (key: the idempotency key)
+                    `driftwarden.effect-<step>.<key>`  as far as it has come: `split`, `compared`, `begun` (or refused)
   version           `driftwarden.previous_champion`    the champion that this version replaced
   version, run      `driftwarden.incident`, `driftwarden.correlation_id`
 Read only, left on versions by training runs: `driftwarden.idempotency_key` (contract §7), `driftwarden.strategy`,
@@ -32,6 +33,11 @@ KEY_TAG = "driftwarden.idempotency_key"
 INCIDENT_TAG, CORRELATION_TAG = "driftwarden.incident", "driftwarden.correlation_id"
 PREVIOUS_TAG = "driftwarden.previous_champion"
 EFFECT_TAG = "driftwarden.effect."
+# Each step of an effect has a tag of its own, and the furthest one counts: MLflow has no compare-and-set of tags, and what a
+# worker writes late that was paused in the middle of its call must not stand over what its successor has written.
+STEP_TAG = "driftwarden.effect-{step}."
+_STEPS = {"split": "split", "compared": "compared", "refused": "begun", "begun": "begun", "done": "done"}
+_ORDER = ("split", "compared", "begun", "done")
 _RETRYABLE = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
 _NAME = re.compile(r"[^'\"`\\:/\x00-\x1f]{1,256}")
 _TAG_KEY = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -166,25 +172,18 @@ class MlflowRegistry:
                 return
 
     def effect(self, model: WatchedModel, key: str) -> JsonObject | None:
-        """The record that an effect left under its key, or None; a record that cannot be read asks a human."""
-        found = self._registered(model)
-        text = found.tags.get(_effect_tag(key)) if found is not None else None
-        if text is None:
-            return None
-        try:
-            record = json.loads(text)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or record.get("key") != key:
-            raise AskHuman(f"tag `{_effect_tag(key)}` of `{model.registered_model}` is not a record of ours")
-        return record
+        """The furthest record that an effect left under its key, or None; a record that cannot be read asks a human."""
+        found, names = self._registered(model), [_effect_tag(key, step) for step in _ORDER]
+        kept = {} if found is None else {name: found.tags[name] for name in names if name in found.tags}
+        records = [_record_of(model, key, name, text) for name, text in kept.items()]
+        return max(records, key=lambda record: _ORDER.index(_STEPS[record["state"]]), default=None)
 
     def put_effect(self, model: WatchedModel, key: str, record: JsonObject, *, lock: Lease) -> None:
-        """Write the record of an effect under its key."""
+        """Write the record of an effect under its key; one of an earlier step than what stands there changes nothing."""
         text = json.dumps({**record, "key": key}, sort_keys=True, separators=(",", ":"), allow_nan=False)
         lock.check()
         with self._open() as client:
-            client.set_registered_model_tag(_name(model), _effect_tag(key), text)
+            client.set_registered_model_tag(_name(model), _effect_tag(key, _STEPS[record["state"]]), text)
 
     def _set_alias(self, model: WatchedModel, alias: str, version: int) -> None:
         with self._open() as client:
@@ -266,10 +265,20 @@ def _name(model: WatchedModel) -> str:
     return model.registered_model
 
 
-def _effect_tag(key: str) -> str:
+def _record_of(model: WatchedModel, key: str, name: str, text: str) -> JsonObject:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or record.get("key") != key or record.get("state") not in _STEPS:
+        raise AskHuman(f"tag `{name}` of `{model.registered_model}` is not a record of ours")
+    return record
+
+
+def _effect_tag(key: str, step: str) -> str:
     if not _TAG_KEY.fullmatch(key):
         raise BadInput("effect key", got=key, expected="letters, digits, `._-`")
-    return EFFECT_TAG + key
+    return (EFFECT_TAG if step == "done" else STEP_TAG.format(step=step)) + key
 
 
 def _window(tags: Mapping[str, str]) -> JsonObject:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 KEY_TAG, EFFECT_TAG = "driftwarden.idempotency_key", "driftwarden.effect."
+STEPS = ("split", "compared", "begun")
 _JOURNAL = """
 CREATE TABLE IF NOT EXISTS alias_journal (
   number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, alias TEXT, before INTEGER, after INTEGER, at TEXT);
@@ -83,6 +84,13 @@ def read_sink(database: Path) -> Sink:
         versions = connection.execute("SELECT name, version FROM model_versions ORDER BY name, version").fetchall()
         tags = "SELECT name, key, value FROM registered_model_tags WHERE substr(key, 1, ?) = ? ORDER BY name, key"
         effects = connection.execute(tags, (len(EFFECT_TAG), EFFECT_TAG)).fetchall()
+        over = {(name, key.removeprefix(EFFECT_TAG)) for name, key, _ in effects}
+        for step in reversed(STEPS):  # one that is not over is as far as its furthest step
+            prefix = f"driftwarden.effect-{step}."
+            for name, key, value in connection.execute(tags, (len(prefix), prefix)).fetchall():
+                if (own := (name, key.removeprefix(prefix))) not in over:
+                    over.add(own)
+                    effects.append((name, EFFECT_TAG + own[1], value))
         kept = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alias_journal'").fetchone()
         journal = "SELECT name, before, after, at FROM alias_journal WHERE alias = 'champion' ORDER BY number"
         return Sink(

@@ -83,6 +83,17 @@ def test_a_record_that_is_not_ours_asks_a_human(world: Any) -> None:
             world.registry.effect(world.model, "k")
 
 
+def test_what_is_written_late_stands_over_nothing(world: Any) -> None:
+    """A worker that was paused in the middle of its call writes an earlier step after its successor has finished."""
+    registry, lease = world.registry, world.lease
+    for state in ("split", "compared", "begun", "refused", "begun", "done"):
+        registry.put_effect(world.model, "k", {"state": state, "changed": state == "done"}, lock=lease)
+        assert registry.effect(world.model, "k")["state"] == state
+    for state in ("begun", "compared", "split"):
+        registry.put_effect(world.model, "k", {"state": state, "changed": False}, lock=lease)
+        assert registry.effect(world.model, "k") == {"state": "done", "changed": True, "key": "k"}
+
+
 @pytest.mark.parametrize("name", ["a' or name like '%", "a/b", ""])
 def test_names_that_could_be_read_as_a_filter_are_refused(registry: MlflowRegistry, name: str) -> None:
     """Quotes never reach the registry's filter language."""
