@@ -10,6 +10,7 @@ from typing import Any
 from driftwarden.audit.codec import NotCanonical, decode_canonical
 from driftwarden.audit.record import LINE_BYTES_MAX, field_fault
 from driftwarden.errors import BadInput
+from driftwarden.keyfile import give_to_owner
 
 NOTES_FOLDER = "checkpoints"
 UNWRITABLE_MARK = "unwritable"
@@ -128,6 +129,7 @@ def create_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         write_all(handle, data)
+        give_to_owner(handle, path.parent)
         os.fsync(handle)
     finally:
         os.close(handle)

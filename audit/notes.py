@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driftwarden.errors import BadInput, NotInstalled, unreadable
-from driftwarden.keyfile import check_mode, create_once
+from driftwarden.keyfile import check_mode, create_once, give_to_owner
 from driftwarden.strict import strict_base64
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ def load_or_create_key(path: Path) -> LogKey:
         raise BadInput("key of the log", got="unreadable", expected="64 hex digits", where=str(path)) from None
     public = path.with_suffix(".pub")
     if not public.exists():
-        public.write_text(key.verifier_key + "\n", encoding="ascii")
+        with public.open("w", encoding="ascii") as file:
+            file.write(key.verifier_key + "\n")
+            give_to_owner(file.fileno(), public.parent)
     return key
 
 

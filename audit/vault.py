@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from driftwarden.audit.codec import encode
+from driftwarden.keyfile import give_to_owner
 
 VAULT_FILE = "vault.sqlite"
 _SCHEMA = """CREATE TABLE IF NOT EXISTS entry (
@@ -46,7 +47,9 @@ def _vault(directory: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
     path = directory / VAULT_FILE
     try:
         if create and not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            give_to_owner(handle, directory)
+            os.close(handle)
         with closing(sqlite3.connect(path, timeout=30)) as connection:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA synchronous = EXTRA")

@@ -26,6 +26,7 @@ from driftwarden.audit.vault import Committer
 from driftwarden.clock import Clock, rfc3339
 from driftwarden.contracts.ports import Actor, RecordType
 from driftwarden.errors import BadInput, LogUnwritable
+from driftwarden.keyfile import give_to_owner, make_folder
 from driftwarden.strict import plain
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -84,7 +85,7 @@ class AuditWriter:
         started = clock.now()
         self.stream = f"{stream}-{started.astimezone(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
         try:
-            self._notes_folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._notes_folder)
             mark = directory / files.UNWRITABLE_MARK
             if mark.exists():
                 raise LogUnwritable(
@@ -362,6 +363,7 @@ class AuditWriter:
     def _open_file(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         handle = os.open(path, flags, 0o640)
+        give_to_owner(handle, self._directory)
         files.lock_for_writing(handle)
         self._let_go()
         self._handle = handle

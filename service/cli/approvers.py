@@ -41,13 +41,22 @@ def enroll(name: str | None, groups: tuple[str, ...], key: str | None, as_json: 
     """
     from driftwarden.service.bootstrap import read_settings
     from driftwarden.service.signing.keys import check_name
-    from driftwarden.service.signing.roster import read_roster
+    from driftwarden.service.signing.roster import ListNotYours, read_roster
 
     settings, who = read_settings(), check_name(name or getpass.getuser())
     there = read_roster(settings).get(who)
     wanted = _groups(settings, groups, there)
     public, path = own_key(settings, who, key)
-    entry = enroll_key(settings, who, wanted, public)
+    try:
+        entry = enroll_key(settings, who, wanted, public)
+    except ListNotYours:
+        if path is not None:
+            groups_ = " --group ".join(wanted)
+            note(
+                f"private key: {path}. Whoever may write the list enrolls its public half, from a file that they can read:"
+            )
+            note(f"  driftwarden approvers enroll {who} --group {groups_} --key {path.name}.pub")
+        raise
     if as_json:
         print_json(view(who, entry))
         return

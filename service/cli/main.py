@@ -102,6 +102,10 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {(error.strerror or type(error).__name__).lower()}", 2)
 
 
 def _one_line(text: str) -> str:

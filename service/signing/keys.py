@@ -105,13 +105,21 @@ def find_private(
     An encrypted key is opened only where the public half beside it (`.pub`) is not a stranger's.
     """
     for path in places:
-        if not path.is_file() or not _may_be(path, wanted):
+        if not _is_there(path) or not _may_be(path, wanted):
             continue
         private = read_private(path, ask)
         if public_of(private) in wanted:
             return private
     looked = ", ".join(map(str, places))
     raise BadInput("private key", got="none that is enrolled", expected=f"one at: {looked} (or --key FILE)")
+
+
+def _is_there(path: Path) -> bool:
+    """False also below a folder of somebody else's, as the state folder of a shared service is."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
 
 
 def _may_be(path: Path, wanted: frozenset[PublicKey]) -> bool:

@@ -21,6 +21,16 @@ FILE = "approvers.yml"
 _HEAD = "# Who may approve, and for which groups of the policy. Written by `driftwarden approvers`; edit as you like.\n"
 
 
+class ListNotYours(BadInput):
+    """This account may not change the list of approvers."""
+
+    def __init__(self, file: Path) -> None:
+        """Name the `file`."""
+        super().__init__(
+            "list of approvers", got="no right to write it", expected="an account that has it", where=str(file)
+        )
+
+
 def read_roster(settings: Settings) -> dict[str, Approver]:
     """Everyone who is listed now, revoked keys included; raises BadInput where the settings do not load any more."""
     environ = {"DRIFTWARDEN_HOME": str(settings.home), "DRIFTWARDEN_CONF": str(settings.conf)}
@@ -105,8 +115,12 @@ def roster_file(settings: Settings) -> Path:
 def _changing(settings: Settings) -> Iterator[dict[str, Approver]]:
     """What is listed, while nobody else changes it."""
     file = roster_file(settings)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{FILE}.lock").open("w") as lock:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_name(f".{FILE}.lock").open("w")
+    except PermissionError:
+        raise ListNotYours(file) from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield read_roster(settings)
 

@@ -425,3 +425,19 @@ def test_an_idle_log_is_signed_by_its_own_thread(tmp_path: Path, actor: Actor, m
     assert signed.wait(timeout=60)
     writer.close()
     assert verify(tmp_path / "audit").ok
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_beside_a_service_is_the_service_s(tmp_path: Path, actor: Actor) -> None:
+    """Given a state folder of another account, a command of root leaves nothing there that the account cannot read."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65_533, 65_532)
+    with _open(home / "audit", personal=("reason",)) as writer:
+        writer.append("mode_change", {"verdict": "approver_enrolled", "reason": "enrolled by hand"}, actor=actor)
+    made = sorted(path for path in home.rglob("*"))
+    assert {"audit", "checkpoints", "keys", "audit.key", "audit.pub", "vault.sqlite"} <= {path.name for path in made}
+    assert any(path.suffix == ".note" for path in made)
+    assert any(path.suffix == ".jsonl" for path in made)
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65_533, 65_532)}
+    assert (home / "keys" / "audit.key").stat().st_mode & 0o777 == 0o600

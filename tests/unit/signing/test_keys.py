@@ -1,5 +1,7 @@
 """Private keys: made for their owner alone, read in OpenSSH's form, never opened where they are a stranger's."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,20 @@ def test_names_are_names(name: str) -> None:
     """They stand in file names."""
     with pytest.raises(BadInput, match="approver's name"):
         check_name(name)
+
+
+def test_a_folder_of_somebody_else_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, somebody: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Given the state folder of a service that the approver may not look into, their own key is found all the same."""
+    monkeypatch.chdir(tmp_path)
+    key = Ed25519PrivateKey.generate()
+    own = write(Path("own"), key)
+    tmp_path.chmod(0o755)
+    Path("closed").mkdir()
+    create_key(Path("closed/keys/approver-ada"))
+    with somebody():
+        found = find_private((Path("closed/keys/approver-ada"), own), frozenset({public_of(key)}))
+        assert public_of(found) == public_of(key)
+        with pytest.raises(BadInput, match="none that is enrolled"):
+            find_private((Path("closed/keys/approver-ada"),), frozenset({public_of(key)}))

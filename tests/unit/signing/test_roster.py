@@ -1,6 +1,8 @@
 """The list of approvers on disk: read anew each time, changed by one at a time, never half written."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from driftwarden.errors import BadInput, Retry
-from driftwarden.service.signing.roster import enrol, keys_of, read_roster, revoke, roster_file, roster_in_force
+from driftwarden.service.cli.main import run
+from driftwarden.service.signing.roster import (
+    ListNotYours,
+    enrol,
+    keys_of,
+    read_roster,
+    revoke,
+    roster_file,
+    roster_in_force,
+)
 from driftwarden.service.signing.sshsig import PublicKey, public_of
 from driftwarden.settings import Settings, load_settings
 
@@ -138,3 +149,54 @@ def test_only_keys_that_count_make_someone_able(
     revoke(settings, "ada", "left", datetime(2026, 11, 21, tzinfo=UTC))
     nobody = "every key is revoked or missing: nothing that escalates can be approved"
     assert told() == ("warning", nobody, True)
+
+
+def test_who_may_not_change_the_list_is_told_what_to_give_to_whom(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    somebody: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Given a list that belongs to others, an enrolment is one line, and names the command for whoever may."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DRIFTWARDEN_HOME", "DRIFTWARDEN_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "conf" / "local" / "driftwarden"
+    folder.mkdir(parents=True)
+    file, key = Path("conf/local/driftwarden/approvers.yml"), new_key()
+    there = Settings(home=tmp_path, conf=Path("conf"), audit_dir=tmp_path, policy_path=tmp_path / "p.yml")
+    tmp_path.chmod(0o755)
+    folder.chmod(0o555)
+    with somebody(), pytest.raises(ListNotYours, match=r"no right to write it"):
+        enrol(there, "ada", ("ml-oncall",), key, NOW)
+    assert not file.exists()
+    monkeypatch.setattr("driftwarden.service.signing.roster.enrol", _refuse)
+    assert run(["approvers", "enroll", "ada", "--group", "ml-oncall"]) == 2
+    said = capsys.readouterr().err
+    made = tmp_path / ".driftwarden" / "keys" / "approver-ada"
+    assert made.is_file()
+    assert f"private key: {made}" in said
+    assert "driftwarden approvers enroll ada --group ml-oncall --key approver-ada.pub" in said
+    folder.chmod(0o755)
+
+
+def _refuse(settings: Settings, *_: object, **__: object) -> None:
+    raise ListNotYours(roster_file(settings))
+
+
+def test_settings_that_may_not_be_read_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    somebody: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Given a configuration that is closed to this account, no command shows a traceback for it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed" / "local" / "driftwarden").mkdir(parents=True)
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("DRIFTWARDEN_CONF", str(tmp_path / "closed"))
+    with somebody():
+        code = run(["approvers", "list"])
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert "permission denied" in said
