@@ -9,7 +9,8 @@ _WIDTH, _ROW, _LABEL = 640, 22, 200
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: `mark` is drawn as a line across it (a threshold); `strong` colours it as the one that matters."""
+    """One bar: `mark` is drawn as a line across it (a threshold); `strong` colours it, and its label, as the one that matters:
+    where a small value is what is wrong (a p-value), the bar alone could not be seen."""
 
     label: str
     value: float
@@ -29,8 +30,9 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     parts = [f'<figure><figcaption>{named}</figcaption><svg {size} role="img" aria-label="{named}">']
     for index, bar in enumerate(rows):
         y, width = index * _ROW + 4, max(1.0, abs(bar.value) * scale)
-        parts.append(f'<text x="{_LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(_short(bar.label))}</text>')
         kind = "strong" if bar.strong else "bar"
+        place = f'class="{kind}" x="{_LABEL - 8}" y="{y + 12}" text-anchor="end"'
+        parts.append(f"<text {place}>{escape(_short(bar.label))}</text>")
         parts.append(f'<rect class="{kind}" x="{_LABEL}" y="{y}" width="{width:.1f}" height="{_ROW - 8}"/>')
         parts.append(f'<text x="{_LABEL + width + 6:.1f}" y="{y + 12}">{bar.value:.4g}</text>')
         if bar.mark is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from driftwarden.audit.charts import Bar, bars
 from driftwarden.audit.reader import event_in, model_in
 from driftwarden.audit.record import Record
-from driftwarden.audit.summary import summarise
+from driftwarden.audit.summary import figure, summarise
 from driftwarden.audit.verify import VerifyReport
 
 _STYLE = """
@@ -17,7 +17,8 @@ h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:2rem;bord
 table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;
 border-bottom:1px solid #eaeef2}th{color:#57606a;font-weight:600}code{font-size:.85em;overflow-wrap:anywhere}
 .ok{color:#116329}.bad{color:#a40e26;font-weight:600}.dim{color:#57606a}figure{margin:1rem 0}figcaption{font-weight:600}
-svg text{font-size:12px;fill:#1b1f24}svg .bar{fill:#8c959f}svg .strong{fill:#cf222e}svg line{stroke:#0969da;stroke-width:2}
+svg text{font-size:12px;fill:#1b1f24}svg rect.bar{fill:#8c959f}svg rect.strong{fill:#cf222e}
+svg text.strong{fill:#cf222e;font-weight:600}svg line{stroke:#0969da;stroke-width:2}
 """
 
 
@@ -80,6 +81,12 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and not isinstance(value, bool) else None
+
+
+def _shown(rehearsal: dict[str, Any], key: str) -> Any:
+    """A cell of the rehearsals' table: measured figures with four digits, lest the page is wider than a sheet."""
+    value = rehearsal.get(key)
+    return figure(value) if key in {"relative_gain", "gain_low", "gain_high", "win_probability"} and value else value
 
 
 def _heading(name: str, records: Sequence[Record], verified: VerifyReport) -> str:
@@ -158,7 +165,7 @@ def _plan(records: Sequence[Record]) -> str:
         "<h2>What could be done</h2>"
         + _table(("Id", "Action", "Parameters", "Cost USD", "Benefit USD", "Why"), rows)
         + "<h2>Rehearsed against the champion</h2>"
-        + _table([key.replace("_", " ") for key in keys], [[one.get(key) for key in keys] for one in tried])
+        + _table([key.replace("_", " ") for key in keys], [[_shown(one, key) for key in keys] for one in tried])
         + bars("Performance in rehearsal (red: candidate)", drawn)
     )
 

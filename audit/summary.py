@@ -37,6 +37,14 @@ def _percent(value: Any) -> str:
     return f"{float(value) * 100:.3g} %"
 
 
+def figure(value: Any) -> str:
+    """A number with four significant digits, for a sentence or a table; anything else as it is. The record has it whole."""
+    try:
+        return f"{float(value):.4g}"
+    except (TypeError, ValueError):
+        return str(value)
+
+
 def _named(value: Any) -> str:
     return "erased or protected" if isinstance(value, dict) and "_c" in value else str(value)
 
@@ -53,8 +61,8 @@ def _event(body: _Body) -> str:
         parts.append(f"columns {_list(drifted)}")
     performance = data.get("performance")
     if isinstance(performance, dict) and performance.get("current") is not None:
-        was = f" (was {performance['reference']})" if performance.get("reference") is not None else ""
-        parts.append(f"{performance.get('metric')} {performance['current']}{was}")
+        was = f" (was {figure(performance['reference'])})" if performance.get("reference") is not None else ""
+        parts.append(f"{performance.get('metric')} {figure(performance['current'])}{was}")
     return "; ".join(parts)
 
 
@@ -82,7 +90,7 @@ def _rehearsal(body: _Body) -> str:
     for one in body["rehearsals"]:
         if one["status"] == "rehearsed":
             gain = f", gain {_percent(one['relative_gain'])}" if one.get("relative_gain") is not None else ""
-            shown.append(f"{one['candidate']} wins with probability {one['win_probability']}{gain}")
+            shown.append(f"{one['candidate']} wins with probability {figure(one['win_probability'])}{gain}")
         else:
             shown.append(f"{one['candidate']} {str(one['status']).replace('_', ' ')}")
     return f"rehearsed: {_list(shown)}" if shown else "nothing could be rehearsed"

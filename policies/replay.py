@@ -47,8 +47,17 @@ class ReplayReport:
     changed: list[Replayed] = field(default_factory=list)
     newly_executing: list[Replayed] = field(default_factory=list)
     faults: list[Replayed] = field(default_factory=list)
-    cost_before: Decimal = _NO_COST
-    cost_after: Decimal = _NO_COST
+    costs: dict[object, tuple[Decimal, Decimal]] = field(default_factory=dict)
+
+    @property
+    def cost_before(self) -> Decimal:
+        """What was recorded as executing cost: each plan of an incident once, by its last decision."""
+        return _sum(before for before, _ in self.costs.values())
+
+    @property
+    def cost_after(self) -> Decimal:
+        """The same, as decided now."""
+        return _sum(after for _, after in self.costs.values())
 
     @property
     def ok(self) -> bool:
@@ -139,8 +148,8 @@ def _replay_one(record: Mapping[str, Any], policy: Policy | None, book: _PolicyB
     report.matrix.setdefault(str(before), {}).setdefault(after, 0)
     report.matrix[str(before)][after] += 1
     cost = _read_cost(_get_cost(facts))[0] or _NO_COST
-    report.cost_before = EXACT.add(report.cost_before, cost if before == "execute" else _NO_COST)
-    report.cost_after = EXACT.add(report.cost_after, cost if after == "execute" else _NO_COST)
+    costs = (cost if before == "execute" else _NO_COST, cost if after == "execute" else _NO_COST)
+    report.costs[_plan_of(record, facts) or report.decisions] = costs
     differs = differences(recorded, decision) if policy is None else (("outcome",) if before != after else ())
     if not differs:
         report.same += 1
@@ -149,6 +158,14 @@ def _replay_one(record: Mapping[str, Any], policy: Policy | None, book: _PolicyB
     report.changed.append(entry)
     if after == "execute" and before != "execute":
         report.newly_executing.append(entry)
+
+
+def _plan_of(record: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str, bytes] | None:
+    """What the money of several decisions is spent on once: an action is decided about again right before its effect."""
+    incident, plan = _text(record.get("incident")), facts.get("plan")
+    if incident is None or not isinstance(plan, dict):
+        return None
+    return incident, _bytes([getter("model.name")(facts), plan.get("action"), plan.get("params"), plan.get("cost_usd")])
 
 
 def differences(recorded: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[str, ...]:
@@ -212,7 +229,15 @@ def _text(value: object) -> str | None:
 
 
 def _total(items: Iterable[Replayed]) -> Decimal:
+    """Each incident's action once, however often it was decided about."""
+    once = {
+        (item.incident or number, item.model, item.action, item.cost_usd): item for number, item in enumerate(items)
+    }
+    return _sum(Decimal(item.cost_usd or 0) for item in once.values())
+
+
+def _sum(amounts: Iterable[Decimal]) -> Decimal:
     total = _NO_COST
-    for item in items:
-        total = EXACT.add(total, Decimal(item.cost_usd or 0))
+    for amount in amounts:
+        total = EXACT.add(total, amount)
     return total

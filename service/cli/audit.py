@@ -57,7 +57,7 @@ def _folder(folder: Path | None) -> Path:
 
         folder = load_settings().audit_dir
     if not folder.is_dir():
-        raise BadInput("audit folder", got=folder, expected="a folder with *.jsonl files")
+        raise BadInput("audit folder", got=folder, expected="a folder with *.jsonl files (--dir PATH)")
     return folder
 
 
@@ -100,7 +100,10 @@ def verify(
     from driftwarden.audit import verify as verify_log
 
     where = _folder(folder)
-    report = verify_log(where, checkpoints, strict=not fast, public_key=_public_key(where, key_file))
+    public_key = _public_key(where, key_file)
+    report = verify_log(where, checkpoints, strict=not fast, public_key=public_key)
+    if public_key is None and report.files:
+        note("no key is pinned: signatures are held against the keys that the log itself names (--key audit.pub)")
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -115,6 +118,8 @@ def _print_verification(report: "VerifyReport") -> None:
     for remark in report.notes:
         note(safe_text(remark))
     broken = sum(not file.ok for file in report.files)
+    if not report.files:
+        note("there is no file: nothing was verified")
     state = "whole" if report.ok else f"NOT whole, {broken} of {len(report.files)} files are wrong"
     click.echo(f"{report.records} records, {report.checkpoints} signed checkpoints: {state}")
 

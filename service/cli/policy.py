@@ -241,7 +241,13 @@ def _is_policy_test(file: Path) -> bool:
 
 @policy.command()
 @click.option("--policy", "policy_file", metavar="FILE", help="Another policy; default: the recorded ones.")
-@click.option("--audit-dir", metavar="DIR", help="Where the audit files are (default: the configured audit folder).")
+@click.option(
+    "--audit-dir",
+    "--dir",
+    "audit_dir",
+    metavar="DIR",
+    help="Where the audit files are (default: the configured audit folder).",
+)
 @json_option
 def replay(policy_file: str | None, audit_dir: str | None, as_json: bool) -> None:
     """Make every recorded decision again, from the audit log alone.

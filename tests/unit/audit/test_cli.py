@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,28 @@ def test_the_report_is_one_page_that_loads_and_runs_nothing(
     assert "whole" in page
     assert "http://" not in page
     assert "https://" not in page
+    assert page.count('<text class="strong"') == 2  # the column that drifted and what performance is now
+
+
+def test_the_first_look_of_an_auditor(
+    service_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a copy of the log and no service, the way to the folder, and what the signatures rest on, are said."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "moved" / "audit", elsewhere / "log")
+    for name in ("DRIFTWARDEN_HOME", "DRIFTWARDEN_AUDIT_DIR"):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(elsewhere)
+    assert run(["audit", "verify"]) == 2
+    assert "--dir" in capsys.readouterr().err
+    assert run(["audit", "verify", "--dir", "log"]) == 0
+    assert "no key is pinned" in capsys.readouterr().err
+    assert run(["audit", "verify", "--dir", "log", "--key", str(tmp_path / "home" / "keys" / "audit.pub")]) == 0
+    assert "no key" not in capsys.readouterr().err
+    (elsewhere / "empty").mkdir()
+    run(["audit", "verify", "--dir", "empty"])
+    assert "nothing was verified" in capsys.readouterr().err
+    assert run(["policy", "replay", "--dir", "log", "--json"]) in {0, 1}
 
 
 def test_schema_fsck_and_retain(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,20 @@ def test_another_policy_shows_what_would_change(policy_text: str, history: list[
     assert document["cost_usd"] == {"before": "5", "after": "17.5", "newly_executing": "12.5"}
 
 
+def test_what_is_decided_again_before_its_effect_costs_once(policy_text: str, history: list[dict[str, Any]]) -> None:
+    """Two decisions to execute one plan are one expense; what the second of them stopped is none."""
+    policy = load_policy(policy_text, "p")
+    executed, stopped = history[0], history[0] | {"state": history[0]["state"] | {"halted": True}}
+    records = log_of(policy, [executed, executed])
+    for record in records[2:]:
+        record["incident"] = "inc-0"
+    assert replay(records).to_json()["cost_usd"] == {"before": "5", "after": "5", "newly_executing": "0"}
+    records = log_of(policy, [executed, stopped])
+    for record in records[2:]:
+        record["incident"] = "inc-0"
+    assert replay(records).to_json()["cost_usd"] == {"before": "0", "after": "0", "newly_executing": "0"}
+
+
 @pytest.mark.parametrize("spoil", ["no policy", "no facts", "spoilt policy"])
 def test_what_cannot_be_made_again_is_a_fault(policy_text: str, history: list[dict[str, Any]], spoil: str) -> None:
     """Never silently left out."""
