@@ -53,8 +53,11 @@ def propose(
         if champion != result.after:
             raise Refused(f"version {result.after} is no longer the champion: version {champion} is")
         action, params = ActionName.ROLLBACK, params | {"to_version": result.before}
-    number = max(int(one.id[1:]) for one in plan.candidates) + 1
-    candidate = Candidate(id=f"c{number}", action=action, params=params, rationale=rationale)
+    number = (max(int(one.id[1:]) for one in plan.candidates) + 1) % 100  # two digits: after `c99` the first free one
+    while any(int(one.id[1:]) == number for one in plan.candidates):
+        number += 1
+    reach = len(result.undo.get("batches") or ()) or 1
+    candidate = Candidate(id=f"c{number}", action=action, params=params, models_affected=reach, rationale=rationale)
     returns = incident.model_dump(mode="json", include={*_REPLACED, "state"})
     incident.undo_of = {
         "request": intent.request,

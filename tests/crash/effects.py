@@ -9,7 +9,7 @@ from typing import Any
 
 from crash.dump import Stored
 from crash.records import History, Record
-from crash.sink import Effect
+from crash.sink import STEPS, Effect
 
 # Actions whose effect is a move of the alias `champion`.
 MOVING = frozenset({"retrain", "rollback", "fallback_model", "recalibrate"})
@@ -110,7 +110,11 @@ def _effect(history: History, effect: Effect, intents: Mapping[str, Record]) -> 
     undo, incident, name = effect.key.endswith(".undo"), str(record.get("incident")), f"effect {effect.key[:12]}"
     stored = history.dump.incidents.get(incident)
     unfinished = stored is not None and stored.state == "failed"  # it ended before the effect did, and says so
-    if record.get("state") not in {"done", "refused"} and not unfinished:
+    over = record.get("state") in {"done", "refused"}
+    called_off = record.get("state") in STEPS[:-1] and any(  # decided anew before anything moved
+        one["incident"] == incident and one["body"].get("cancelled") for one in history.of_type("result")
+    )
+    if not over and not unfinished and not called_off:
         yield f"I2 {name} of {incident} was left as {record.get('state')}"
     meant = [
         one

@@ -411,6 +411,17 @@ def test_a_release_that_happened_is_not_asked_for_again(world: Any) -> None:
     assert [one.state for one in world.parts.approvals.list()] == ["executed"]
 
 
+def test_the_undo_of_the_last_number_has_a_number_too(world: Any) -> None:
+    """A candidate's number has two digits: the undo of `c99` takes one that is free."""
+    world.script.candidates = (
+        Candidate(id="c99", action=ActionName.RETRAIN),
+        Candidate(id="c0", action=ActionName.NOTIFY),
+    )
+    harm(world)
+    world.later(seconds=301)
+    assert (world.only().state, world.plant.champions["m"]) == ("undone", 1)
+
+
 def test_a_release_that_no_result_tells_of_is_looked_up(world: Any) -> None:
     """The batch was released, and its worker died at once: whoever goes on sees that it is out, and says so."""
     world.script.root_cause = RootCause.STUCK_VALUES
