@@ -168,10 +168,19 @@ def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
         causation=incident.intent.audit_hash,
     )
     changed_at = parts.now_for(incident) if result.changed else None
-    parts.ledger.settle(incident.id, cost_usd=result.cost_usd, changed_at=changed_at)
+    parts.ledger.settle(
+        incident.id, cost_usd=result.cost_usd, changed_at=changed_at, models=_changed_of(incident, result)
+    )
     _use_up(parts, incident)
     told = result.detail or result.action.value
     incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)
+
+
+def _changed_of(incident: Incident, result: EffectResult) -> list[str] | None:
+    """The other models that data were kept out of, or released for; None where it is about all that are concerned."""
+    if not incident.others or result.action is not ActionName.QUARANTINE_DATA:
+        return None
+    return [model for model in result.data.get("batches") or () if model != incident.model]
 
 
 def _use_up(parts: Parts, incident: Incident) -> None:

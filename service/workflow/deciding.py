@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from driftwarden.contracts.base import Outcome
+from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.decision import ApprovalTerms, Decision
+from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.ports import Actor
 from driftwarden.service.signing.roster import roster_in_force
 from driftwarden.service.workflow.approvals import (
@@ -148,7 +149,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
             "before": incident.champion_before,
             "undo": incident.undo_of is not None,
             "estimate": estimate.model_dump(mode="json"),
-            **_intended_of(incident),
+            **_intended_of(incident, request),
         },
         actor=SERVICE,
         incident=incident.id,
@@ -190,12 +191,13 @@ def call_off(parts: Parts, incident: Incident) -> None:
     )
 
 
-def _intended_of(incident: Incident) -> dict[str, Any]:
+def _intended_of(incident: Incident, request: ActionRequest) -> dict[str, Any]:
     """What the record of an intent over several models says of the others, and of what allows it for each."""
     if not incident.others:
         return {}
+    changes = request.candidate.action is ActionName.QUARANTINE_DATA
     return {
-        "members": [member.model for member in incident.others],
+        "members": [one.model.name for one in request.members] if changes else incident.models[1:],
         "decisions": {member.model: member.decided for member in incident.members},
     }
 
@@ -359,7 +361,7 @@ def _terms_now(parts: Parts, incident: Incident, action: str) -> ApprovalTerms |
         "finding": {"root_cause": incident.finding.root_cause.value if incident.finding else None},
         "plan": {"action": action},
     }
-    names = ({"name": model, "environment": incident.environment} for model in incident.models)
+    names = ({"name": one.model, "environment": incident.of(one).environment} for one in incident.concerned)
     return joint_terms([policy.decide(about | {"model": name}).approvals for name in names])
 
 

@@ -33,8 +33,8 @@ class Member(BaseModel):
 
     `event` holds what is used of the event's data (the lead's stands whole in `Incident.event`), `key` is that event's
     identity, `rows_until` the latest middle of a window among this model's events (RFC 3339). `problem`: the event cannot be
-    handled; `fault`: its window could not be measured. `failing` and `lifted` are ids of rules of the last decision,
-    `decided` its `@hash`.
+    handled; `fault`: its window could not be measured; `spared`: no data is kept out of it, for what it loses itself asks for
+    nothing (`judging`). `failing` and `lifted` are ids of rules of the last decision, `decided` its `@hash`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +52,7 @@ class Member(BaseModel):
     failing: list[str] = Field(default_factory=list)
     lifted: list[str] = Field(default_factory=list)
     decided: str | None = None
+    spared: bool = False
 
 
 class Incident(BaseModel):
@@ -167,6 +168,7 @@ class Incident(BaseModel):
                 "event": member.event,
                 "event_time": member.event_time,
                 "champion_before": member.champion,
+                "environment": str(member.event.get("environment", self.environment)),
                 "problem": member.problem,
             }
         )
@@ -239,5 +241,6 @@ def _member_view(member: Member) -> dict[str, Any]:
         "relative_loss": member.performance.get("relative_loss"),
         "outcome": member.outcome,
         "why": member.failing,
+        "spared": member.spared,
         "problem": member.problem or member.fault,
     }

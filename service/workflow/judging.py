@@ -6,17 +6,19 @@ and each answer stands in a `decision` record of its own, the strictest last.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import ApprovalTerms, Decision
+from driftwarden.contracts.watch import WatchedModel
 from driftwarden.service.workflow.binding import lifted_rules
-from driftwarden.service.workflow.facts import build_facts
+from driftwarden.service.workflow.facts import build_facts, proven_loss, usd_per_day
 from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Member
 from driftwarden.service.workflow.ledger import Caps, wilson_lower
-from driftwarden.service.workflow.members import group_impact, watched
+from driftwarden.service.workflow.members import group_impact, named, watched
 from driftwarden.service.workflow.parts import SERVICE, Parts, PolicyInForce
 
 _RANK = {Outcome.EXECUTE: 0, Outcome.MONITOR: 1, Outcome.ESCALATE: 2}
@@ -24,11 +26,12 @@ _RANK = {Outcome.EXECUTE: 0, Outcome.MONITOR: 1, Outcome.ESCALATE: 2}
 
 @dataclass(frozen=True)
 class Answer:
-    """What the policy says of one member."""
+    """What the policy says of one member; `spared`: by its own measured loss alone it would only be watched."""
 
     member: Member
     facts: dict[str, Any]
     decision: Decision
+    spared: bool = False
 
     @property
     def strictness(self) -> tuple[int, int, bool, int]:
@@ -59,6 +62,9 @@ def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None 
         incident.decided_at = rfc3339(parts.clock.now())
     whose = f" (of {strictest.member.model}, the strictest of {len(answers)} models)" if len(answers) > 1 else ""
     incident.note(parts.clock, "decision", f"{_told(decision)}{whose}", SERVICE)
+    if (spared := [one.member.model for one in answers if one.spared]) and decision.outcome is not Outcome.MONITOR:
+        told = f"no data is kept out of {named(spared)}: by what they lose themselves there is nothing to do"
+        incident.note(parts.clock, "decision", told, SERVICE)
     return decision
 
 
@@ -87,18 +93,38 @@ def _ask(parts: Parts, incident: Incident, policy: PolicyInForce, approval: dict
     action = incident.candidate.action.value if incident.candidate else None
     answers = []
     for member in members:
-        facts = build_facts(
+        model = watched(parts, member.model)
+        ask = partial(
+            build_facts,
             incident.of(member),
             now=now,
-            model=watched(parts, member.model),
+            model=model,
             state=state[member.model],
             halted=parts.halts.is_halted(member.model),
             track_record=_track_record(parts, member.model, action) if action else None,
             approval=_approval_of(member.model, approval),
-            impact=impact.get(member.model),
         )
-        answers.append(Answer(member, facts, policy.decide(facts)))
+        facts = ask(impact=impact.get(member.model))
+        spared = member.spared
+        if impact and member.model != incident.model:
+            own = _own_impact(member, model)
+            spared = own is not None and _only_watches(policy.decide(ask(impact=own)))
+        answers.append(Answer(member, facts, policy.decide(facts), spared))
     return answers
+
+
+def _own_impact(member: Member, model: WatchedModel | None) -> dict[str, Any] | None:
+    """The facts `impact` as they would be in an incident of the member's own; None where it was not measured.
+
+    It counts by the worst of all, so that no harm is overlooked. But what others lose is no reason to change it, or whoever
+    names a healthy model in an event would have its data kept out.
+    """
+    loss = proven_loss(member.performance)
+    return None if loss is None else {"relative_loss": loss, "usd_per_day": usd_per_day(member.performance, model)}
+
+
+def _only_watches(decision: Decision) -> bool:
+    return Outcome.MONITOR in {decision.outcome, decision.would_be}
 
 
 def _states(parts: Parts, incident: Incident, models: Sequence[str], now: str, caps: Caps) -> dict[str, dict[str, Any]]:
@@ -139,6 +165,7 @@ def _record(parts: Parts, incident: Incident, answer: Answer, policy_digest: str
         causation=incident.audit.get("plan") or incident.audit.get("event"),
     )
     member.outcome, member.failing = decision.outcome.value, sorted(lifted_rules(decision))
+    member.spared = answer.spared
     member.lifted = [rule.id for rule in decision.rules if rule.effect == "lifted"]
 
 

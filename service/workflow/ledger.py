@@ -157,14 +157,21 @@ class Ledger:
         return None if text == "OK" else text
 
     def settle(
-        self, incident: str, *, cost_usd: Decimal | None = None, failed: bool = False, changed_at: str | None = None
+        self,
+        incident: str,
+        *,
+        cost_usd: Decimal | None = None,
+        failed: bool = False,
+        changed_at: str | None = None,
+        models: Sequence[str] | None = None,
     ) -> None:
         """The effect is over: what it cost, whether it failed, when it changed what is in force (RFC 3339; None: it did not).
 
-        Settling again with `failed` only adds that.
+        Settling again with `failed` only adds that. `models`: the others that it did something to, where those are fewer
+        than were reserved for: what was not done to a model neither counts against it nor makes its drift one from before.
         """
         changed_ms = None if changed_at is None else _ms(parse_rfc3339(changed_at))
-        self._change(incident, state="done", failed=failed, cost_usd=cost_usd, changed_ms=changed_ms)
+        self._change(incident, state="done", failed=failed, cost_usd=cost_usd, changed_ms=changed_ms, models=models)
 
     def running_by_model(self, *, besides: str) -> dict[str, list[str]]:
         """Other incidents than `besides` whose action runs, by each model that it concerns."""
@@ -214,10 +221,13 @@ class Ledger:
         failed: bool,
         cost_usd: Decimal | None,
         changed_ms: int | None = None,
+        models: Sequence[str] | None = None,
     ) -> None:
         entry = self._entry(incident)
         if entry is None:
             return
+        if models is not None:
+            entry["models"] = [*models]
         entry |= {"state": state, "failed": failed or entry.get("failed", False)}
         if changed_ms is not None:
             entry["changed"] = changed_ms

@@ -15,7 +15,7 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.event import DriftData, DriftEvent
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.watch import WatchedModel
-from driftwarden.errors import NotFound
+from driftwarden.errors import BadInput, NotFound
 from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.facts import proven_loss, usd_per_day
 from driftwarden.service.workflow.grouping import upstream_of
@@ -56,13 +56,25 @@ def take_members(parts: Parts, incident: Incident, events: Sequence[DriftEvent],
         incident.members = [lead]
         first = next((place for place, event in enumerate(events) if event.model != incident.model), len(events))
         return [*events[: max(1, first)]]
+    environment = own[-1].data.environment
     others = [
-        _known(incident, model, found) or _member(incident, model, found, *look(parts, model, found[-1]))
+        _known(incident, model, found)
+        or _member(incident, model, found, *_looked_at(parts, found[-1], look, environment))
         for model, found in by_model.items()
         if model != incident.model
     ]
     incident.members = [lead, *others]
     return [*events]
+
+
+def _looked_at(parts: Parts, event: DriftEvent, look: Look, environment: str) -> tuple[int | None, str | None]:
+    """As `look`; an incident is about one environment, whatever joined it."""
+    if event.data.environment == environment:
+        return look(parts, event.model, event)
+    wrong = BadInput(
+        f"event of `{event.model}`", got=event.data.environment, expected=f"`{environment}`, as its incident"
+    )
+    return None, wrong.diagnostics()
 
 
 def _key(event: DriftEvent) -> str:

@@ -39,7 +39,7 @@ def build_request(parts: Parts, incident: Incident, model: WatchedModel, candida
     """The request of one candidate's effect; training rows only where rows are learned from, or kept from it.
 
     Over several models, data are kept out of each: the others' requests are `members` of the lead's. One whose event cannot be
-    handled, or names no window, is left out.
+    handled, or names no window, is left out, and one that is spared (`judging`).
     """
     request = _build(parts, incident, model, candidate)
     if not incident.others:
@@ -49,7 +49,7 @@ def build_request(parts: Parts, incident: Incident, model: WatchedModel, candida
         members = tuple(
             _build(parts, incident.of(one), parts.settings.watched(one.model), _of_member(candidate, one))
             for one in incident.others
-            if one.problem is None and _is_window(one, parts.settings.watched(one.model))
+            if one.problem is None and not one.spared and _is_window(one, parts.settings.watched(one.model))
         )
     return request.model_copy(update={"models": tuple(incident.models), "members": members})
 

@@ -11,9 +11,11 @@ import pytest
 from driftwarden.actions.messages import Notify
 from driftwarden.actions.quarantine import QuarantineData
 from driftwarden.contracts.base import ActionName, RootCause
+from driftwarden.contracts.event import parse_event
 from driftwarden.contracts.findings import Candidate
 from driftwarden.policies import load_policy, replay
 from driftwarden.service.workflow.deciding import approval_facts
+from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.parts import HeldLease
 
 MODELS = ("a", "b", "c")
@@ -368,6 +370,85 @@ def test_what_a_producer_tells_of_its_lineage_groups_and_that_is_all(new_world: 
     drift(world, "c", upstream="lake/orders")
     world.run()
     assert sorted(one.models for one in world.incidents()) == [["a", "b"], ["c"]]
+
+
+def test_a_member_that_loses_nothing_itself_is_left_alone(new: Callable[..., Any]) -> None:
+    """A producer names healthy models beside a harmed one: alone they would only be watched, so nothing is done to them."""
+    world = new()
+    world.script.losses = {"a": 0.2, "b": 0.01, "c": 0.2}
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    incident = world.only()
+    assert (incident.state, kept_out(world)) == ("resolved", {"a": ["a.csv"], "c": ["c.csv"]})
+    assert [one.model for one in incident.members if one.spared] == ["b"]
+    assert any("no data is kept out of b" in line["summary"] for line in incident.timeline)
+    (intent,) = world.records("intent")
+    assert intent["body"]["members"] == ["c"]
+    (entry,) = world.parts.ledger.entries().values()
+    assert (entry["model"], entry["models"]) == ("a", ["c"])
+
+
+def test_what_was_not_done_to_a_member_does_not_end_its_drift(new: Callable[..., Any]) -> None:
+    """Its window could not be read, so nothing was kept out of it: the same rows, once they can be, are no rows from before."""
+    world = new(models=("a", "b"))
+    window = {"start": "2026-11-20T08:00:00Z", "end": "2026-11-20T08:30:00Z"}
+    drift(world, "a")
+    drift(world, "b", window=window | {"uri": "/elsewhere.csv"})
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, kept_out(world)) == ("resolved", {"a": ["a.csv"]})
+    drift(world, "b", window=window | {"uri": str(world.data / "w.csv")})
+    world.run()
+    assert world.incidents()[-1].models == ["b"]
+    assert world.incidents()[-1].triaged is None
+    assert world.script.model_calls == 2
+
+
+def test_taking_back_reaches_as_many_models_as_the_effect_did(new: Callable[..., Any]) -> None:
+    """Few may be touched unattended: people allowed it for three, and are asked again before it is taken back for three."""
+    world = new()
+    confidence = '    - {id: confidence, fact: plan.confidence, atLeast: "0.80", else: escalate}\n'
+    impact = '    - {id: impact, fact: impact.relative_loss, atLeast: "0.02", else: monitor}\n'
+    cheap = '    - {id: cheap, fact: plan.cost_usd, atMost: "9", else: escalate}\n'
+    radius = "  limits:\n    blastRadius: {modelsAtMost: 1, else: escalate}\n"
+    loose(world, "", **{confidence: cheap, impact: "", "  limits:\n": radius})
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert set(kept_out(world)) == {*MODELS}
+    world.ask("undo")
+    world.run()
+    assert (world.only().state, world.pending().why) == ("awaiting_approval", ("blast-radius-models",))
+    assert set(kept_out(world)) == {*MODELS}
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, kept_out(world)) == ("undone", {})
+
+
+def test_a_model_of_another_environment_is_not_judged_as_of_this_one(new: Callable[..., Any]) -> None:
+    """Whoever writes to Redis lets production's group point at an incident of staging: its rules do not serve for production."""
+    world = new(models=("a", "b"))
+    staging = world.settings.models["a"].model_copy(update={"environment": "staging"})
+    models = world.settings.models | {"a": staging}
+    world.settings = world.parts.settings = world.settings.model_copy(update={"models": models})
+    careful = '  require:\n    - {id: careful, fact: plan.cost_usd, atLeast: "99", else: escalate, environments: [production]}\n'
+    loose(world, "", **{"  require:\n": careful})
+    drift(world, "a", environment="staging")
+    world.take_in()
+    event = parse_event(json.dumps(world.event("b", columns=COLUMNS)))
+    for name in group_names(event, world.settings.models["b"]):
+        world.client.set(world.store.keys.group("production", name), world.only().id)
+    drift(world, "b")
+    world.run()
+    incident = world.only()
+    assert (incident.models, incident.state, kept_out(world)) == (["a", "b"], "awaiting_approval", {})
+    assert "got `production`, expected `staging`" in str(incident.members[1].problem)
+    assert "careful" in incident.members[1].failing
+    assert incident.members[0].failing == []
 
 
 def test_lists_and_shows_every_model(new: Callable[..., Any]) -> None:
