@@ -47,6 +47,8 @@ def serve(workers: int | None, log_file: str | None, stop_within: float | None) 
     from driftwarden.service.workflow.health import Health
     from driftwarden.service.workflow.process import ServiceProcess
 
+    # Traces, tables and messages hold what the models see: no business of every account of the host.
+    os.umask(os.umask(0o077) | 0o007)
     settings = read_settings()
     try:
         settings.home.mkdir(parents=True, exist_ok=True)

@@ -172,6 +172,15 @@ def test_an_unknown_model_is_an_incident_that_names_those_that_are_known(run: Ru
     assert "unknown model, got `unknown`" in run.of("unknown")["problem"]
 
 
+def test_what_it_writes_is_not_for_every_account(run: Run) -> None:
+    """Messages, traces, knowledge, log and keys: under whatever umask it was started, accounts beside its group see nothing."""
+    home = run.stack.home
+    patterns = ("notifications.jsonl", "traces/*", "knowledge/**/*", "audit/serve-*", "keys/*.key")
+    for pattern in patterns:
+        modes = {oct(path.stat().st_mode & 0o007) for path in home.glob(pattern) if path.is_file()}
+        assert modes == {"0o0"}, pattern
+
+
 def test_it_stops_on_sigterm_without_a_traceback(run: Run) -> None:
     """Exit code 0, no traceback in what it said or logged."""
     assert run.exit_code == 0
