@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339
+from driftwarden.errors import LogUnwritable, unreadable
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Caps, count_actions
 
@@ -33,7 +34,10 @@ class LogTail:
         self._read: dict[str, int] = {}
 
     def __call__(self) -> list[JsonObject]:
-        """New records of the types that count here."""
+        """New records of the types that count here.
+
+        Raises LogUnwritable where a file may not be read: without it the floor would be too low, and nothing would say so.
+        """
         found: list[JsonObject] = []
         for path in sorted(self._folder.glob("*.jsonl")):
             begin = self._read.get(path.name, 0)
@@ -43,8 +47,12 @@ class LogTail:
                 with path.open("rb") as file:
                     file.seek(begin)
                     whole = file.read().rpartition(b"\n")[0]
-            except OSError:  # taken away by retention between two looks
+            except FileNotFoundError:  # taken away by retention between two looks
                 continue
+            except OSError as error:
+                raise LogUnwritable(
+                    f"{path} cannot be read ({unreadable(error)}): what it accounts for is unknown"
+                ) from None
             if whole:
                 self._read[path.name] = begin + len(whole) + 1
                 found += [_parsed(line) for line in whole.split(b"\n") if any(mark in line for mark in _MARKS)]
