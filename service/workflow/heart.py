@@ -1,8 +1,8 @@
 """A worker's hold on one incident: the lease is kept alive while a step runs, and given up where the step takes too long.
 
 A thread cannot be stopped from outside. A step that outlives its deadline is therefore left to itself: its lease is lost
-from that instant (whatever asks it before an effect is told so), nothing that it writes to the audit log is taken any
-more, and its result is dropped if it ever comes.
+from that instant (whatever asks it before an effect is told so), nothing that it writes to the audit log, the ledger or the
+approvals is taken any more, nobody is told anything by it, and its result is dropped if it ever comes.
 """
 
 import logging
@@ -51,6 +51,13 @@ class Heart:
         """Ask now; raises Fenced where the lease is lost or cannot be renewed."""
         self.require_held()
         self._store.heartbeat(self._claim)
+        self.beat_at = time.monotonic()
+
+    def require_now(self) -> None:
+        """Raise Fenced where the lease is lost; asks where it may have run out unnoticed, as in a process that was paused."""
+        self.require_held()
+        if time.monotonic() - self.beat_at > 2 * self._interval_s:
+            self.check()
 
     def require_held(self) -> None:
         """Raise Fenced where the lease is known to be lost, without asking anybody."""
@@ -199,3 +206,30 @@ class HeldLog:
         return self._audit.append(
             type, dict(body), actor=actor, incident=incident, correlation_id=correlation_id, causation=causation
         )
+
+
+# What a step changes in the books that incidents share: of an incident that another worker holds by now, it would be wrong.
+_BOOKS = {
+    "ledger": frozenset({"reserve", "settle", "release", "abandon", "fail_effect", "record_outcome"}),
+    "approvals": frozenset({"request", "reopen", "mark"}),
+    "notifier": frozenset({"notify"}),
+}
+
+
+class Held:
+    """One of the step's stores; the named calls raise Fenced once its hold is lost, everything else goes through."""
+
+    def __init__(self, inner: object, heart: Heart, calls: frozenset[str]) -> None:
+        """`heart` is that of the step."""
+        self._inner, self._heart, self._calls = inner, heart, calls
+
+    def __getattr__(self, name: str) -> Any:
+        """Asked each time a call is made."""
+        if name in self._calls:
+            self._heart.require_now()
+        return getattr(self._inner, name)
+
+
+def held_books(parts: object, heart: Heart) -> dict[str, Any]:
+    """The fields of `Parts` that a step may change only while it holds its incident, so guarded."""
+    return {name: Held(getattr(parts, name), heart, calls) for name, calls in _BOOKS.items()}

@@ -12,7 +12,7 @@ from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import parse_event
 from driftwarden.errors import Away, Error, Fenced, LogUnwritable, NotYet, Retry
 from driftwarden.service.workflow import acting, byhand, deciding
-from driftwarden.service.workflow.heart import Hand, Heart, HeldLog, WorkerView
+from driftwarden.service.workflow.heart import Hand, Heart, HeldLog, WorkerView, held_books
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
 from driftwarden.service.workflow.reminding import next_look
@@ -233,7 +233,8 @@ class Worker:
         self._hand.at(name)
         kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
-        parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart), verifying=self._store.verifying)
+        books = held_books(self._parts, heart)
+        parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart), verifying=self._store.verifying, **books)
         span = self._parts.span(
             f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
         )

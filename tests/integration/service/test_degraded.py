@@ -19,6 +19,7 @@ from driftwarden.actions.registry import MlflowRegistry
 from driftwarden.agents import AdkAdvisor
 from driftwarden.audit import AuditWriter, files, verify
 from driftwarden.audit.maintain import fsck
+from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Advice, AgentStep
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import Away, GiveUp, LogUnwritable, Refused, Retry
@@ -26,6 +27,7 @@ from driftwarden.knowledge import ChromaKnowledge, MemoryRecordStore, connect
 from driftwarden.knowledge.connect import PatientKnowledge
 from driftwarden.resilience import Breaker, BreakerSettings
 from driftwarden.service.workflow.health import Health, processes
+from driftwarden.service.workflow.parts import current_lease
 from driftwarden.service.workflow.process import REPLACED_MAX, ServiceProcess
 from driftwarden.settings import AgentSettings
 from driftwarden.stream.client import RedisAway
@@ -575,6 +577,38 @@ def test_workers_that_hang_are_not_replaced_without_end(new_world: Callable[...,
     released.set()
     assert process.stop().threads == ()
     assert world.records("finding") == []
+
+
+@pytest.mark.parametrize("how", ["late", "paused"])
+def test_what_comes_of_a_step_that_lost_its_hold_is_in_no_book(world: World, how: str) -> None:
+    """It fails at its effect after another worker took over: that one's reservation, and the approval, stand; nobody is told.
+
+    `late`: outlived its deadline; `paused`: beyond its lease, and woken before its own heart noticed.
+    """
+    world.script.win = 0.5
+    world.send()
+    world.run()
+    world.approve("bob")
+
+    def refuse(request: Any) -> None:
+        if not world.records("intent"):
+            return
+        heart: Any = current_lease.get()
+        if how == "late":
+            assert heart.lose()
+        else:
+            world.client.hincrby(f"{PREFIX}wf:{request.incident}", "fence", 1)
+            heart.beat_at -= 3600
+        raise Refused("too late")
+
+    action: Any = world.actions[ActionName.RETRAIN]
+    action.precheck = refuse
+    told = dict(world.silent.messages)
+    world.run()
+    assert world.only().state == "executing"
+    (entry,) = world.parts.ledger.entries().values()
+    (request,) = world.parts.approvals.list()
+    assert (entry["state"], request.state, world.silent.messages) == ("running", "approved", told)
 
 
 # Stopping
