@@ -20,7 +20,13 @@ PARTS = ("rates", "path", "memory")
     help="Events of a round (at most 1,000), and of the run that memory is measured over.",
 )
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
-@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="Of one process; the whole path, which computes, has at most 2.",
+)
 @click.option(
     "--incidents",
     type=click.IntRange(1, 10_000),
