@@ -93,7 +93,7 @@ def serve(workers: int | None, log_file: str | None, stop_within: float | None) 
         stopped = process.stop(within_s)
         note(_how(stopped, within_s, settings.service.lease_s))
         code = 0
-        if not service.audit_healthy():
+        if process.fault is not None or not service.audit_healthy():
             why = process.fault or "the audit log cannot be written"
             note(f"{why}; nothing was executed since, events wait (see driftwarden doctor)")
             code = 1
