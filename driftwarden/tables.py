@@ -56,7 +56,10 @@ def _local_path(uri: str) -> Path:
         raise BadInput("cannot read the path", got=repr(uri), expected="a path or a file:// URI")
     if "://" not in uri:
         return Path(uri.removeprefix("file:"))
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets that name no host
+        raise BadInput("cannot read the path", got=uri, expected=f"a path or a file:// URI ({error})") from None
     if parts.scheme.lower() != "file" or parts.netloc not in {"", "localhost"}:
         raise BadInput("not a local file", got=uri, expected="a path or a file:// URI")
     decoded = unquote(parts.path)

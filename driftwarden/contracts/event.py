@@ -158,6 +158,10 @@ class DriftEvent(_Carried):
         return hashlib.sha256(f"{self.source}\n{self.id}".encode()).hexdigest()[:32]
 
 
+# A surrogate, escaped or bare: most texts hold none, and need no second look.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
 def parse_event(raw: str | bytes) -> DriftEvent:
     """Read one event; raises EventRejected naming the field, what was got and what was expected."""
     size = len(raw) if isinstance(raw, bytes) else len(raw.encode("utf-8", "surrogatepass"))
@@ -173,6 +177,8 @@ def parse_event(raw: str | bytes) -> DriftEvent:
     if not isinstance(document, dict):
         raise EventRejected("event", got=kind_of(document), expected="a JSON object")
     text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+    if (path := _path_of_lone_surrogate(document, text)) is not None:
+        raise EventRejected(path, got="half a character", expected="a string without lone surrogates")
     document = {key: value for key, value in document.items() if key != "raw"}
     model: type[DriftData | PerformanceData] = (
         PerformanceData if document.get("type") == PERFORMANCE_TYPE else DriftData
@@ -184,6 +190,31 @@ def parse_event(raw: str | bytes) -> DriftEvent:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _rejection(first, in_data=error.title != "_Envelope") from None
+
+
+def _path_of_lone_surrogate(document: dict[str, Any], text: str) -> str | None:
+    """The dotted path of the first string that JSON can spell and UTF-8 cannot: nobody could store it. None: there is none."""
+    if not _SURROGATE.search(text):
+        return None
+    waiting: list[tuple[str, Any]] = [("", document)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, str) and not _is_utf8(value):
+            return path
+        children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inner = [(f"{path}.{name}" if path else str(name), child) for name, child in children]
+        if wrong := next((name for name, _ in inner if not _is_utf8(name)), None):
+            return wrong.encode("utf-8", "replace").decode()
+        waiting += reversed(inner)
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _path_of_not_finite(raw: str | bytes) -> str:

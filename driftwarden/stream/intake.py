@@ -83,6 +83,12 @@ class Intake:
             deliveries = self._readable(fresh)
         return deliveries
 
+    def set_aside(self, delivery: Delivery, error: Exception) -> None:
+        """Make a dead letter of an event that could be read, and that nobody can take up: it must not stop the stream."""
+        entry = Entry(delivery.entry_id, ((b"event", delivery.event.raw.encode("utf-8", "surrogatepass")),))
+        unforeseen = EventRejected("event", got=type(error).__name__, expected="an event that can be taken up")
+        self._bury(entry, _rejection(entry, unforeseen))
+
     def _of_the_dead(self, count: int) -> list[Delivery]:
         def sweep() -> list[Delivery]:
             taken: list[Delivery] = []

@@ -86,6 +86,7 @@ class ServiceProcess:
         self._begun = 0
         self._started = self._read_at = time.monotonic()
         self._fault: str | None = None
+        self._tried: dict[str, int] = {}
 
     @property
     def stopping(self) -> bool:
@@ -222,7 +223,7 @@ class ServiceProcess:
 
     def _take_in(self) -> None:
         while not self._stop.is_set():
-            self.take(self._intake.read(INTAKE_BATCH, block_ms=1000))
+            self.take_or_set_aside(self._intake.read(INTAKE_BATCH, block_ms=1000))
             self._read_at = time.monotonic()
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
@@ -239,6 +240,33 @@ class ServiceProcess:
                         self._store.record_performance(one.entry_id, one.event)
             else:
                 self._admit([*run])
+
+    def take_or_set_aside(self, deliveries: Sequence[Delivery]) -> None:
+        """As `take`; what fails for a fault of ours, and not for something that is away, is tried alone, a few times, and then
+        becomes a dead letter: no event may stop those behind it."""
+        try:
+            self.take(deliveries)
+        except Exception as error:
+            if _is_of_the_surroundings(error):
+                raise
+            faults = [fault for one in deliveries if (fault := self._take_alone(one)) is not None]
+            if faults:
+                raise faults[0] from error
+
+    def _take_alone(self, one: Delivery) -> Exception | None:
+        """The fault, where the event is to be tried again."""
+        try:
+            self.take([one])
+        except Exception as error:
+            if _is_of_the_surroundings(error):
+                raise
+            tries = self._tried.pop(one.entry_id, 0) + 1
+            if tries < self._parts.settings.service.crashes_max:
+                self._tried[one.entry_id] = tries
+                return error
+            log.exception("an event of %s is set aside", one.event.model)
+            self._intake.set_aside(one, error)
+        return None
 
     def admit(self, entry_id: str, event: DriftEvent) -> None:
         """Hand one event to the workflow."""
@@ -272,6 +300,11 @@ class ServiceProcess:
                 free_reservations(self._parts, self._store)
             if self._housekeeping is not None and ticks % HOUSEKEEPING_EVERY_TICKS == 1:
                 self._housekeeping()
+
+
+def _is_of_the_surroundings(error: Exception) -> bool:
+    """Whether it tells of what the service leans on rather than of the event in hand."""
+    return redis_away(error) is not None or isinstance(error, Error | OSError | MemoryError)
 
 
 def free_reservations(parts: Parts, store: WorkflowStore) -> list[str]:

@@ -53,7 +53,9 @@ class TestResolve:
             with pytest.raises(BadInput, match="outside the allowed roots"):
                 resolve(str(root.parent / name), [root])
 
-    @pytest.mark.parametrize("uri", ["s3://bucket/x.csv", "http://127.0.0.1/x.csv", "file://host/x.csv", "", "a\0b"])
+    @pytest.mark.parametrize(
+        "uri", ["s3://bucket/x.csv", "http://127.0.0.1/x.csv", "file://host/x.csv", "file://[x/y.csv", "", "a\0b"]
+    )
     def test_what_is_no_local_path_is_refused(self, root: Path, uri: str) -> None:
         """Only plain paths and file URIs of this machine are read."""
         with pytest.raises(BadInput):

@@ -53,8 +53,32 @@ WRONG = {
     "no zone": (raw(event(time="2026-11-20T00:00:00")), "time", "with a zone"),
     "too large": (b'{"x":"' + b"a" * (EVENT_BYTES_MAX + 1 - 8) + b'"}', "event", str(EVENT_BYTES_MAX)),
     "a lone surrogate": (raw(event(source="\ud800")), "source", "without lone surrogates"),
+    "a lone surrogate in a column": (
+        raw(event(data={"model": "m", "kind": "data_drift", "columns": [{"name": "\ud800"}]})),
+        "data.columns.0.name",
+        "without lone surrogates",
+    ),
+    "a lone surrogate in what is carried along": (
+        raw(event(data={"model": "m", "kind": "data_drift", "upstream": ["a", "\udfff"]})),
+        "data.upstream.1",
+        "without lone surrogates",
+    ),
+    "a lone surrogate in a name": (
+        raw(event(data={"model": "m", "kind": "data_drift", "x": {"\ud83d": 1}})),
+        "data.x.?",
+        "without lone surrogates",
+    ),
     "deeply nested": (b"[" * 100_000, "event", "levels"),
 }
+
+
+def test_a_character_that_is_escaped_as_two_is_one(client: Redis) -> None:
+    """As many producers write what is beyond the basic plane."""
+    content = raw(event(data={"model": "m", "kind": "data_drift", "columns": [{"name": "\U0001f321"}]}))
+    assert b"\\ud83c" in content
+    client.xadd(EVENTS, {"event": content})
+    (delivery,) = Intake(client, "w").read(10)
+    assert [column.name for column in delivery.event.data.columns] == ["\U0001f321"]
 
 
 @pytest.mark.parametrize("name", WRONG)
