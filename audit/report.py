@@ -184,11 +184,20 @@ def _decisions(records: Sequence[Record]) -> str:
 
 
 def _people(records: Sequence[Record]) -> str:
-    rows = [
-        (record.ts, body.get("verdict"), body.get("by") or f"{record.actor.kind} {record.actor.id}", body.get("reason"))
-        for record, body in _bodies(records, "approval", "mode_change")
-    ]
+    rows: list[tuple[Any, ...]] = []
+    for record, body in _bodies(records, "approval", "mode_change"):
+        who = body.get("by") or f"{record.actor.kind} {record.actor.id}"
+        rows.append((record.ts, body.get("verdict"), who, body.get("reason")))
+        rows += [(one.get("at"), "signed for", _who(one), one.get("reason")) for one in _dicts(body.get("granted"))]
+        rows += [
+            (one.get("at"), "signed against", _who(one), one.get("reason")) for one in _dicts([body.get("refused")])
+        ]
     return "<h2>People</h2>" + _table(("When", "Verdict", "Who", "Reason"), rows)
+
+
+def _who(answer: dict[str, Any]) -> Any:
+    by, group = answer.get("by"), answer.get("group")
+    return f"{by} ({group})" if isinstance(by, str) and isinstance(group, str) else by
 
 
 def _effects(records: Sequence[Record]) -> str:

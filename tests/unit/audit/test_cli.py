@@ -168,6 +168,28 @@ def test_the_report_is_one_page_that_loads_and_runs_nothing(
     assert page.count('<text class="strong"') == 2  # the column that drifted and what performance is now
 
 
+def test_the_report_says_who_signed_what_and_why(service_log: Path) -> None:
+    """Every answer with its time, its person and group, and its reason; a name that is protected is not shown."""
+    ada = {"by": "ada", "group": "risk", "at": "2026-11-20T09:00:00.000000Z", "reason": "asked the line manager"}
+    bob = {
+        "by": {"_c": "0" * 64},
+        "group": "ml-oncall",
+        "at": "2026-11-20T09:01:00.000000Z",
+        "reason": "sensor swapped",
+    }
+    with AuditWriter(service_log, stream="more", clock=SystemClock(), limits=Limits(idle_s=None)) as writer:
+        body = {"verdict": "rejected", "granted": [ada], "refused": bob}
+        writer.append("approval", body, actor=Actor(kind="human", id="bob"), incident="inc-42aa")
+    assert run(["audit", "report", "inc-42", "--output", "page.html"]) == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    people = page[page.index("<h2>People") : page.index("<h2>What was done")]
+    assert "<td>signed for</td><td>ada (risk)</td><td>asked the line manager</td>" in people
+    assert "<td>signed against</td>" in people
+    assert "sensor swapped" in people
+    assert "protected" in people
+    assert "_c" not in people
+
+
 def test_the_first_look_of_an_auditor(
     service_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
