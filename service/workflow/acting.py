@@ -56,9 +56,11 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         # Also where it was found: an effect in several parts (trained, not yet promoted) is finished under the same key.
         result = action.execute(request)
     except AskHuman as error:
+        _book_part(parts, incident, request)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"a person must look: {error.diagnostics()}")
     except (Refused, GiveUp) as error:
+        _book_part(parts, incident, request)
         # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back.
         parts.registry.champion(request.model)
         parts.ledger.settle(incident.id, failed=True)
@@ -151,6 +153,20 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
     verdict = Verification(verdict="confirmed", detail="read back: it stands as intended")
     _record_verification(parts, incident, verdict)
     return State.RESOLVED
+
+
+def _book_part(parts: Parts, incident: Incident, request: ActionRequest) -> None:
+    """What of an effect on several models happened before it failed stands in the books all the same, and can be undone."""
+    if not incident.others:
+        return
+    try:
+        found = parts.actions[request.candidate.action].lookup(request)
+    except (AskHuman, GiveUp) as error:
+        log.warning("what was done cannot be told: %s", error.diagnostics(), extra={"incident": incident.id})
+        return
+    if found is not None and found.changed:
+        incident.result = found
+        _book(parts, incident, found)
 
 
 def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:

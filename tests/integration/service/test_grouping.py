@@ -13,6 +13,7 @@ from driftwarden.actions.quarantine import QuarantineData
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.event import parse_event
 from driftwarden.contracts.findings import Candidate
+from driftwarden.errors import AskHuman
 from driftwarden.policies import load_policy, replay
 from driftwarden.service.workflow.deciding import approval_facts
 from driftwarden.service.workflow.grouping import group_names
@@ -359,6 +360,34 @@ def test_after_a_halt_no_more_of_it_happens_and_what_did_is_booked_and_undone(ne
     world.run()
     assert (world.only().state, kept_out(world)) == ("undone", {})
     assert [world.parts.floor.quarantined(model) for model in MODELS] == [frozenset()] * 3
+
+
+def test_what_happened_before_an_effect_failed_is_booked_and_undone(new: Callable[..., Any]) -> None:
+    """Two of three are kept out, then nobody can tell what a record says: a person must look, and may take the two back."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    seen: list[str] = []
+
+    def fail(name: str) -> None:
+        seen.append(name)
+        if len(seen) == 2:
+            raise AskHuman("a record cannot be read")
+
+    parts = world.actions[ActionName.QUARANTINE_DATA]._parts
+    parts.on_step = staticmethod(fail)
+    world.run()
+    assert (world.only().state, world.only().result.data["missing"]) == ("failed", ["c"])
+    assert set(kept_out(world)) == {"a", "b"}
+    assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
+    (entry,) = world.parts.ledger.entries().values()
+    assert (entry["state"], entry["failed"], entry["models"]) == ("done", True, ["b"])
+    parts.on_step = staticmethod(lambda name: None)
+    world.ask("undo")
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, kept_out(world)) == ("undone", {})
 
 
 def test_what_a_producer_tells_of_its_lineage_groups_and_that_is_all(new_world: Callable[..., Any]) -> None:
