@@ -103,10 +103,18 @@ def restore(settings: Settings, source: Path, say: Say = lambda line: None) -> d
             raise BadInput("backup", got=f"`{name}` is not what was copied", expected="its SHA-256", where=str(source))
     _make_empty(home, "state folder")
     say("copying")
-    for name in manifest["files"]:
-        place = home / name
-        _parents(place.parent, home)
-        _write(place, (source / FILES / name).read_bytes(), (source / FILES / name).stat().st_mode & 0o700)
+    try:
+        for name, digest in manifest["files"].items():
+            place, file = home / name, source / FILES / name
+            content = file.read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise BadInput("backup", got=f"`{name}` changed meanwhile", expected="its SHA-256", where=str(source))
+            _parents(place.parent, home)
+            _write(place, content, file.stat().st_mode & 0o700)
+    except OSError as error:
+        raise BadInput(
+            "state folder", got=unreadable(error), expected="a folder that can be written", where=str(home)
+        ) from None
     return manifest
 
 

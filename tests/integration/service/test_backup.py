@@ -173,3 +173,31 @@ def test_it_is_restored_where_the_registry_says_its_files_are(world: Any, tmp_pa
     elsewhere = world.settings.model_copy(update={"home": tmp_path.parent / "elsewhere"})
     with pytest.raises(BadInput, match="the registry's entries name files below it"):
         put_back(elsewhere, tmp_path.parent / f"{tmp_path.name}-copy")
+
+
+def test_what_goes_wrong_while_it_is_put_back_is_one_line(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that changes after it was compared is not written; a full disk is said as such."""
+    copy = tmp_path.parent / f"{tmp_path.name}-copy"
+    (tmp_path / "kept.txt").write_text("state")
+    world.log.close()
+    back_up(world.settings, None, copy, SystemClock())
+    shutil.rmtree(tmp_path)
+
+    def meanwhile(part: str) -> None:
+        if part == "copying":
+            (copy / "files" / "kept.txt").write_text("statf")
+
+    with pytest.raises(BadInput, match=r"`kept.txt` changed meanwhile"):
+        put_back(world.settings, copy, meanwhile)
+    assert not (tmp_path / "kept.txt").exists()
+    (copy / "files" / "kept.txt").write_text("state")
+    shutil.rmtree(tmp_path)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("driftwarden.service.backup._write", full)
+    with pytest.raises(BadInput, match="state folder"):
+        put_back(world.settings, copy)
