@@ -2,7 +2,8 @@
 
 It is written out here because it is taken for every decision, and because it must be total: facts that hold NaN or a
 lone surrogate are still decided (as unknown), and so have a digest. Only what no JSON can be (a key that is not text,
-nesting without end) is refused.
+nesting without end) is refused. Where orjson is installed it writes ordinary facts; whatever it might write otherwise (it
+orders keys by UTF-8) is written here.
 """
 
 import hashlib
@@ -21,6 +22,11 @@ from driftwarden.policies.numbers import (
     string_text,
 )
 
+try:
+    import orjson
+except ImportError:  # the light install does without
+    orjson = None  # type: ignore[assignment]
+
 _quoted = json.encoder.encode_basestring  # the C encoder: RFC 8785's escapes, nothing else is escaped
 
 
@@ -29,12 +35,51 @@ def facts_digest(facts: Any) -> str:
 
     Raises BadInput where it is nested without end.
     """
-    parts: list[str] = []
+    content = _ordinary(facts)
+    if content is None:
+        parts: list[str] = []
+        try:
+            _write(facts, parts)
+        except RecursionError:
+            raise BadInput("facts", got="nested too deeply", expected="at most some hundred levels") from None
+        content = "".join(parts).encode("utf-8", "surrogatepass")
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _ordinary(facts: Any) -> bytes | None:
+    """The canonical form of ordinary facts (objects of texts, numbers, booleans and nulls, all of it ASCII) by orjson; None
+    where they are not, or there is no orjson."""
+    if orjson is None or type(facts) is not dict:
+        return None
     try:
-        _write(facts, parts)
-    except RecursionError:
-        raise BadInput("facts", got="nested too deeply", expected="at most some hundred levels") from None
-    return "sha256:" + hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+        content = orjson.dumps(_texts(facts), option=orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError):
+        return None
+    return content if content.isascii() else None
+
+
+def _texts(value: dict[Any, Any]) -> dict[Any, Any]:
+    """An object with each number as its text; raises TypeError where something in it is not ordinary."""
+    texts: dict[Any, Any] = {}
+    for key, item in value.items():
+        kind = type(item)
+        if kind is str:
+            texts[key] = item if item >= AFTER_NUMBERS else string_text(item)
+        elif kind is dict:
+            texts[key] = _texts(item)
+        elif kind is int and PLAIN_MIN < item < PLAIN_MAX:
+            texts[key] = f"{item}"
+        elif kind is float:
+            if PLAIN_FLOAT_MIN <= item < PLAIN_FLOAT_MAX:
+                text = repr(item)
+                texts[key] = text if text[-1] != "0" else text[:-2]
+            else:
+                texts[key] = number_text(item)
+        elif item is None or kind is bool:
+            texts[key] = item
+        else:
+            raise TypeError
+    return texts
 
 
 def canonical_facts(facts: Any) -> Any:

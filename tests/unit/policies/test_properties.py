@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from driftwarden.errors import shorten
-from driftwarden.policies import Policy, canonical_facts, facts_digest, load_policy
+from driftwarden.policies import Policy, canonical, canonical_facts, facts_digest, load_policy
 from driftwarden.policies.numbers import PLAIN_MAX, PLAIN_MIN, Range, number, parsed
 from driftwarden.policies.reader import read_policy
 from driftwarden.policies.reading import Node
@@ -575,6 +575,24 @@ def test_a_number_is_read_alike_by_rules_and_digest(value: Any) -> None:
         assert text == numbers_as_text(value) == decimal_text(found)
     if not (isinstance(value, float | Decimal) and not Decimal(value).is_finite()) and _has_bytes(value):
         assert facts_digest({"a": [value], "b": value}) == digest({"a": [value], "b": value})
+
+
+keys = st.text(max_size=6) | st.sampled_from(["\uffff", "\U0001f600", "\ud800", "é", "a\u007f"])
+documents = st.recursive(
+    anything | st.text(st.characters(exclude_categories=()), max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(quick, max_examples=600)
+@given(st.dictionaries(keys, documents, max_size=5))
+def test_the_digest_is_the_same_without_the_fast_writer(facts: dict[str, Any]) -> None:
+    """Whatever the fast writer takes, it writes as the slow one does; whatever it does not take is left to the other."""
+    fast = facts_digest(facts)
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(canonical, "orjson", None)
+        assert facts_digest(facts) == fast
 
 
 def _beside(value: float) -> list[float]:
