@@ -7,8 +7,7 @@ from typing import Any
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
-from driftwarden.contracts.ports import PastIncident
-from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
+from driftwarden.errors import AskHuman, BadInput, GiveUp, Refused
 from driftwarden.service.workflow.deciding import (
     approval_facts,
     call_off,
@@ -21,7 +20,7 @@ from driftwarden.service.workflow.deciding import (
 )
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.judging import decide
-from driftwarden.service.workflow.parts import SERVICE, HeldLease, Parts
+from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, settle, tell_harm_stands
@@ -364,47 +363,3 @@ def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
         correlation_id=incident.correlation_id,
         causation=incident.audit.get("verification"),
     )
-
-
-def close(parts: Parts, incident: Incident, version: int) -> None:
-    """Write the last record of an incident and hand what was learned to the knowledge base.
-
-    `version` of the stored state that is closed: where the store has gone past it, a slow worker's word is no end.
-    """
-    finding, candidate = incident.finding, incident.candidate
-    HeldLease().check()
-    incident.audit["close"] = parts.audit.append(
-        "close",
-        {
-            "state": incident.state.value,
-            "outcome": incident.outcome,
-            "problem": incident.problem,
-            "version": version,
-        },
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=incident.audit.get("result") or incident.audit.get("decision"),
-    )
-    if finding is None or candidate is None:
-        return
-    comparison = incident.verification.comparison if incident.verification else None
-    try:
-        parts.knowledge.record_incident(
-            PastIncident(
-                id=incident.id,
-                correlation_id=incident.correlation_id,
-                model=incident.model,
-                root_cause=finding.root_cause.value,
-                columns=finding.columns,
-                action=candidate.action.value,
-                outcome=incident.outcome or "",
-                state=incident.state.value,
-                helped=incident.helped,
-                relative_gain=comparison.relative_gain if comparison else None,
-                summary=finding.summary,
-                at=incident.updated_at,
-            )
-        )
-    except Error as error:  # an index can be rebuilt from its records; an incident must not hang on it
-        log.warning("knowledge base: %s", error.diagnostics(), extra={"incident": incident.id})

@@ -230,6 +230,7 @@ class Held:
         return getattr(self._inner, name)
 
 
-def held_books(parts: object, heart: Heart) -> dict[str, Any]:
-    """The fields of `Parts` that a step may change only while it holds its incident, so guarded."""
-    return {name: Held(getattr(parts, name), heart, calls) for name, calls in _BOOKS.items()}
+def held_books(parts: Any, heart: Heart) -> dict[str, Any]:
+    """The fields of `Parts` that a step may write to only while it holds its incident, so guarded; the log among them."""
+    books = {name: Held(getattr(parts, name), heart, calls) for name, calls in _BOOKS.items()}
+    return {"audit": HeldLog(parts.audit, heart), **books}

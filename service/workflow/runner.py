@@ -11,8 +11,8 @@ from functools import partial
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import parse_event
 from driftwarden.errors import Away, Error, Fenced, LogUnwritable, NotYet, Retry
-from driftwarden.service.workflow import acting, byhand, deciding
-from driftwarden.service.workflow.heart import Hand, Heart, HeldLog, WorkerView, held_books
+from driftwarden.service.workflow import acting, byhand, deciding, ending
+from driftwarden.service.workflow.heart import Hand, Heart, WorkerView, held_books
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
 from driftwarden.service.workflow.reminding import next_look
@@ -233,8 +233,7 @@ class Worker:
         self._hand.at(name)
         kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
-        books = held_books(self._parts, heart)
-        parts = replace(self._parts, audit=HeldLog(self._parts.audit, heart), verifying=self._store.verifying, **books)
+        parts = replace(self._parts, verifying=self._store.verifying, **held_books(self._parts, heart))
         span = self._parts.span(
             f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
         )
@@ -341,7 +340,7 @@ class Worker:
 
     def _finish(self, claim: Claim, incident: Incident, *, closing: bool) -> Claim:
         if closing:
-            acting.close(self._parts, incident, claim.version)
+            ending.close(self._parts, incident, claim.version)
         # What was taken in is what was weighed: any event beyond that opens the next incident.
         weighed = claim.events[: len(incident.events)] or claim.events
         claim = self._store.commit(
