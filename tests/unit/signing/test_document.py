@@ -71,9 +71,10 @@ def test_the_request_by_hand_is_heard_as_it_stands_there() -> None:
         requests.hear_request(payload, now=now + timedelta(seconds=1), **about)
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("ssh-keygen", "jq", "sh"))), reason="ssh-keygen or jq is not on the PATH"
-)
+TOOLS = all(map(shutil.which, ("ssh-keygen", "jq", "sh")))
+
+
+@pytest.mark.skipif(not TOOLS, reason="ssh-keygen or jq is not on the PATH")
 def test_the_commands_for_an_auditor_work(tmp_path: Path) -> None:
     """As they stand there, on a record's body."""
     key = re.search(r"public: (ssh-ed25519 \S+)", TEXT).group(1)  # type: ignore[union-attr]
