@@ -33,7 +33,6 @@ FILES: Final = "files"
 FORMAT: Final = 1
 REWRITE_TIMEOUT_S: Final = 300.0
 _POLL_S = 0.05
-_MIB = 1024 * 1024
 # Below the state folder: what is made again, belongs to running processes, or is not the service's.
 _LEFT_OUT_FOLDERS: Final = frozenset({"knowledge", "demo"})
 _LEFT_OUT_SUFFIXES: Final = (".sock", ".lock", ".pid", ".log", ".url", "-wal", "-shm", "-journal")
@@ -152,26 +151,40 @@ def _copy(part: Path, home: Path, target: Path, done: dict[str, str]) -> None:
     if part.is_symlink() or part.name in _LEFT_OUT_FOLDERS or part.name.endswith(_LEFT_OUT_SUFFIXES):
         return
     if part.is_dir():
-        for inner in sorted(part.iterdir()):
+        try:
+            inside = sorted(part.iterdir())
+        except FileNotFoundError:
+            return
+        for inner in inside:
             _copy(inner, home, target, done)
     elif part.is_file():
         name = part.relative_to(home).as_posix()
         copy = target / FILES / name
         _parents(copy.parent, target)
-        if part.suffix == ".db":
-            _copy_database(part, copy)
-        else:
-            # An append-only file that grows meanwhile: what was there when it was opened, and perhaps a torn last line.
-            shutil.copyfile(part, copy)
-        copy.chmod(0o600 | (part.stat().st_mode & 0o100))
+        try:
+            if part.suffix == ".db":
+                _copy_database(part, copy)
+            else:
+                # An append-only file that grows meanwhile: what was there when it was opened, and perhaps a torn last line.
+                shutil.copyfile(part, copy)
+            copy.chmod(0o600 | (part.stat().st_mode & 0o100))
+        except FileNotFoundError:  # the service was done with it (sent from the spool, say) since the folder was listed
+            copy.unlink(missing_ok=True)
+            return
         _sync(copy)
         done[name] = _digest(copy)
 
 
 def _copy_database(part: Path, copy: Path) -> None:
     """SQLite's own online copy: whole, whatever is written to it meanwhile."""
-    with closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True)) as old, closing(sqlite3.connect(copy)) as new:
-        old.backup(new)
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True)) as old,
+            closing(sqlite3.connect(copy)) as new,
+        ):
+            old.backup(new)
+    except sqlite3.Error as error:
+        raise BadInput("backup", got=str(error), expected="a SQLite database", where=str(part)) from None
 
 
 @contextmanager

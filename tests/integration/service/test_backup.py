@@ -167,6 +167,31 @@ def test_bad_input_is_one_line_and_nothing_is_overwritten(project: Path, capsys:
         assert "driftwarden backup" in refused(capsys, "restore", str(copy))
 
 
+def test_a_file_that_is_gone_is_left_out_and_a_broken_one_is_named(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service works on while it is copied: what it sends or removes meanwhile stops no backup; what is broken does."""
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "1.json").write_text("sent")
+    (tmp_path / "spool" / "2.json").write_text("waits")
+    (tmp_path / "broken.db").write_text("this is no database, whatever its name says")
+    with pytest.raises(BadInput, match="expected a SQLite database"):
+        back_up(world.settings, None, tmp_path.parent / f"{tmp_path.name}-broken", SystemClock())
+    (tmp_path / "broken.db").unlink()
+    copyfile = shutil.copyfile
+
+    def send_first(source: Path, copy: Path) -> object:
+        if source.name == "1.json":
+            source.unlink()
+        return copyfile(source, copy)
+
+    monkeypatch.setattr(shutil, "copyfile", send_first)
+    target = tmp_path.parent / f"{tmp_path.name}-gone"
+    files = back_up(world.settings, None, target, SystemClock())["files"]
+    assert {name for name in files if name.startswith("spool/")} == {"spool/2.json"}
+    assert not (target / "files" / "spool" / "1.json").exists()
+
+
 def test_it_is_restored_where_the_registry_says_its_files_are(world: Any, tmp_path: Path) -> None:
     """Entries of the local registry name files by their path: another path would be a registry without models."""
     back_up(world.settings, None, tmp_path.parent / f"{tmp_path.name}-copy", SystemClock())
