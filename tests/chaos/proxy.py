@@ -104,6 +104,7 @@ class Proxy:
     def _cut(self, share: float) -> None:
         for link in [one for one in self.links if self.chance.random() < share]:
             self.counts.cut += 1
+            self.links.discard(link)  # at once: its task hears of the reset a turn of the loop later, or two
             link.reset()
 
     def _silence(self, argument: None) -> None:
@@ -117,6 +118,7 @@ class Proxy:
         if self.silent:
             self.silent = False
             for link in [*self.links]:
+                self.links.discard(link)
                 link.reset()
 
     # Connections
