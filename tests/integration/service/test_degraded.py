@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +34,8 @@ from driftwarden.settings import AgentSettings
 from driftwarden.stream.client import RedisAway
 from driftwarden.stream.dead_letters import DeadLetters
 from driftwarden.stream.intake import Intake
+
+PATIENCE_S = 120.0  # with a slow machine, for what comes in no time on another
 
 
 class Registry:
@@ -443,8 +446,8 @@ def test_a_full_disk_stops_everything_and_loses_nothing(world: World, disk: Disk
     disk.full, disk.code = at, code
     process = start(world)
     world.send()
-    assert process.wait(30)
-    assert process.stop(30).threads == ()
+    assert process.wait(PATIENCE_S)
+    assert process.stop(PATIENCE_S).threads == ()
     assert os.strerror(code) in (process.fault or "")
     assert bool(world.plant.moves) is (at == "result"), "an effect only after its intent was on the disk"
     (word,) = processes(world.client, PREFIX)
@@ -480,8 +483,8 @@ def test_a_full_disk_leaves_events_in_the_intake(world: World, disk: Disk) -> No
     disk.full = "everything"
     process = start(world)
     world.send()
-    assert process.wait(30)
-    process.stop(30)
+    assert process.wait(PATIENCE_S)
+    process.stop(PATIENCE_S)
     for _ in range(5):
         world.send(world.event("other"))
     assert world.client.xlen(f"{PREFIX}events") + sum(len(one.events) for one in world.store.list()) == 6
@@ -492,23 +495,31 @@ def test_a_full_disk_leaves_events_in_the_intake(world: World, disk: Disk) -> No
 
 @pytest.fixture
 def hang(world: World) -> Iterator[threading.Event]:
-    """The first investigation hangs until this is set; steps may take a fifth of a second."""
-    deadlines = dict.fromkeys(type(world.settings.service.step_deadlines).model_fields, timedelta(seconds=30))
-    deadlines["triaged"] = timedelta(seconds=0.2)
-    service = world.settings.service.model_copy(
-        update={"step_deadlines": world.settings.service.step_deadlines.model_copy(update=deadlines)}
-    )
-    world.settings = world.settings.model_copy(update={"service": service})
-    world.parts.settings = world.settings
+    """The first investigation hangs until this is set."""
     released, first = threading.Event(), threading.Lock()
 
     def wait() -> None:
         if first.acquire(blocking=False):
-            assert released.wait(60)
+            assert released.wait(PATIENCE_S)
 
     world.script.on_advise = wait
     yield released
     released.set()
+
+
+def time_is_up() -> None:
+    """For the step that this thread is in; the next one has all of its time again, on a slow machine too."""
+    heart: Any = current_lease.get()
+    with heart._turn:
+        heart._deadline = time.monotonic()
+        heart._turn.notify()
+
+
+def triaged_within(world: World, seconds: float) -> None:
+    """An investigation may take so long."""
+    deadlines = world.parts.settings.service.step_deadlines.model_copy(update={"triaged": timedelta(seconds=seconds)})
+    service = world.parts.settings.service.model_copy(update={"step_deadlines": deadlines})
+    world.settings = world.parts.settings = world.parts.settings.model_copy(update={"service": service})
 
 
 def until(world: World, *states: str) -> None:
@@ -520,9 +531,13 @@ def until(world: World, *states: str) -> None:
 
 def test_a_step_that_hangs_is_tried_again_and_its_late_result_is_not_taken(world: World, hang: threading.Event) -> None:
     """The worker that hangs is replaced; when its step ends at last it changes nothing."""
+    triaged_within(world, 3600)
+    hold = world.script.on_advise
+    world.script.on_advise = lambda: (time_is_up() if world.script.advised == 1 else None, hold())
     process = start(world, health_every_s=0.05)
     world.send()
     until(world, "verifying")
+    Health(world.client, PREFIX, "p-health").tell(process.said())  # as its own thread does, sooner or later
     live = [line for one in processes(world.client, PREFIX) for line in one.workers()]
     assert [line["doing"] for line in live].count("late") == 1
     (late,) = [line for line in live if line["doing"] == "late"]
@@ -536,7 +551,7 @@ def test_a_step_that_hangs_is_tried_again_and_its_late_result_is_not_taken(world
     assert len(world.plant.moves) == 1
     notes = [line["summary"] for line in world.only().timeline if line["summary"].startswith("try 1 of triaged")]
     assert len(notes) == 1
-    assert "no end within 0.2 s" in notes[0]
+    assert "no end within 3600 s" in notes[0]
 
 
 def test_a_step_that_always_hangs_fails_its_incident_with_the_reason(world: World, hang: threading.Event) -> None:
@@ -544,7 +559,8 @@ def test_a_step_that_always_hangs_fails_its_incident_with_the_reason(world: Worl
     service = world.parts.settings.service.model_copy(update={"tries_max": 2})
     world.settings = world.settings.model_copy(update={"service": service})
     world.parts.settings = world.settings
-    world.script.on_advise = lambda: hang.wait(60)
+    triaged_within(world, 0.2)
+    world.script.on_advise = lambda: hang.wait(PATIENCE_S)
     process = start(world, health_every_s=0.05)
     world.send()
     until(world, "failed")
@@ -558,11 +574,9 @@ def test_a_step_that_always_hangs_fails_its_incident_with_the_reason(world: Worl
 def test_workers_that_hang_are_not_replaced_without_end(new_world: Callable[..., World]) -> None:
     """Each leaves a thread behind: from some number on nobody new begins, and health shows them all."""
     world = new_world(models=("a", "b", "c", "d"))
-    deadlines = world.settings.service.step_deadlines.model_copy(update={"triaged": timedelta(seconds=0.2)})
-    service = world.settings.service.model_copy(update={"step_deadlines": deadlines})
-    world.parts.settings = world.settings.model_copy(update={"service": service})
+    triaged_within(world, 0.2)
     released = threading.Event()
-    world.script.on_advise = lambda: released.wait(60)
+    world.script.on_advise = lambda: released.wait(PATIENCE_S)
     process = start(world, health_every_s=0.05)
     for model in ("a", "b", "c", "d"):
         world.send(world.event(model))
@@ -680,12 +694,10 @@ def test_what_is_in_hand_at_the_end_of_a_stop_is_handed_back(world: World, hang:
     begun = threading.Event()
     hold = world.script.on_advise
     world.script.on_advise = lambda: (begun.set(), hold())
-    longer = world.settings.service.step_deadlines.model_copy(update={"triaged": timedelta(hours=1)})
-    service = world.settings.service.model_copy(update={"step_deadlines": longer})
-    world.parts.settings = world.settings.model_copy(update={"service": service})
+    triaged_within(world, 3600)
     process = start(world)
     world.send()
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     stopped = process.stop(0.0)
     (record,) = world.store.list()
     assert stopped.handed == (record.id,)
@@ -707,12 +719,10 @@ def test_with_redis_away_what_is_in_hand_is_left_to_its_lease(
     begun = threading.Event()
     hold = world.script.on_advise
     world.script.on_advise = lambda: (begun.set(), hold())
-    longer = world.settings.service.step_deadlines.model_copy(update={"triaged": timedelta(hours=1)})
-    service = world.settings.service.model_copy(update={"step_deadlines": longer})
-    world.parts.settings = world.settings.model_copy(update={"service": service})
+    triaged_within(world, 3600)
     process = start(world)
     world.send()
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
 
     def away(claim: Any) -> None:
         raise Retry("redis is away")
