@@ -2,11 +2,12 @@
 
 import ctypes
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+from fakes.ports import free_port
 
 from driftwarden.errors import Retry
 from driftwarden.stream.client import connect
@@ -28,8 +29,7 @@ class Server:
         """Choose a port and start it."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

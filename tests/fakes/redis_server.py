@@ -1,7 +1,5 @@
 """Real Redis servers of a test's own: started, killed and restarted on the same data."""
 
-import os
-import socket
 import subprocess
 import threading
 import time
@@ -10,28 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fakes.ports import free_port
 from redis import Redis
 
 from driftwarden.stream.client import connect, patiently
 from driftwarden.stream.embedded import server_binary
 
-_ports = iter(range(15_000 + os.getpid() * 7 % 15_000, 45_000))
 
-
-def free_port() -> int:
-    """A port of the loopback that nobody has, and neither the one 10,000 above it (a cluster's bus)."""
-    for port in _ports:
-        with socket.socket() as probe, socket.socket() as bus:
-            try:
-                probe.bind(("127.0.0.1", port))
-                bus.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
-
-
-def until(holds: Callable[[], Any], *, within_s: float = 60.0, what: str = "it") -> None:
+def until(holds: Callable[[], Any], *, within_s: float = 120.0, what: str = "it") -> None:
     """Ask until it holds; fails after `within_s`."""
     deadline = time.monotonic() + within_s
     while not holds():

@@ -1,33 +1,17 @@
 """Redis servers of a test's own, on ports of the loopback: one, or a cluster of several nodes."""
 
-import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fakes.ports import free_port
 from redis import Redis
 
 from driftwarden.errors import Retry
 from driftwarden.stream.client import connect, patiently
 from driftwarden.stream.embedded import server_binary
-
-_ports = iter(range(21_000 + os.getpid() % 10_000, 50_000))
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody has, and neither the one 10,000 above it (a cluster's bus)."""
-    for port in _ports:
-        with socket.socket() as probe, socket.socket() as bus:
-            try:
-                probe.bind(("127.0.0.1", port))
-                bus.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 @contextmanager

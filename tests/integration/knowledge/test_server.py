@@ -1,6 +1,5 @@
 """A Chroma server in place of a folder: any number of processes use it at once."""
 
-import socket
 import subprocess
 import sys
 import threading
@@ -9,22 +8,19 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from fakes.ports import free_port
+
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import BadInput, Retry
 from driftwarden.knowledge import MemoryRecordStore, connect_knowledge
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Chroma server on loopback, up once it says that it listens."""
-    port = _free_port()
+    port = free_port()
     chroma = Path(sys.executable).with_name("chroma")
     folder = tmp_path_factory.mktemp("chroma")
     process = subprocess.Popen(
@@ -43,10 +39,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     reader = threading.Thread(target=drain, daemon=True)
     reader.start()
-    assert listening.wait(60), "the server did not start"
+    assert listening.wait(240), "the server did not start"
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=120)
     reader.join()
 
 
@@ -82,7 +78,7 @@ def test_two_writers_of_one_server_see_each_other(server: str, tmp_path: Path) -
 
 def test_a_server_that_is_away_is_named(tmp_path: Path) -> None:
     """Retry, with its URL."""
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(Retry, match=url):
         connect_knowledge(tmp_path, MemoryRecordStore(), chroma_url=url)
 

@@ -13,7 +13,8 @@ from redis import Redis
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fakes.forwarder import Forwarder
-from fakes.redis_server import RedisServer, free_port, in_step, replica_of, until
+from fakes.ports import free_port
+from fakes.redis_server import RedisServer, in_step, replica_of, until
 
 from driftwarden.contracts.event import parse_event
 from driftwarden.errors import Retry

@@ -9,7 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from fakes.redis_servers import cluster, free_port, server
+from fakes.ports import free_port
+from fakes.redis_servers import cluster, server
 from redis import Redis
 
 from driftwarden.errors import BadInput
