@@ -34,7 +34,7 @@ class Member(BaseModel):
     `event` holds what is used of the event's data (the lead's stands whole in `Incident.event`), `key` is that event's
     identity, `rows_until` the latest middle of a window among this model's events (RFC 3339). `problem`: the event cannot be
     handled; `fault`: its window could not be measured; `spared`: no data is kept out of it, for what it loses itself asks for
-    nothing (`judging`). `failing` and `lifted` are ids of rules of the last decision, `decided` its `@hash`.
+    nothing, or is not known (`judging`). `failing` and `lifted` are ids of rules of the last decision, `decided` its `@hash`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -159,7 +159,7 @@ class Incident(BaseModel):
         return [member.model for member in self.concerned]
 
     def of(self, member: Member) -> "Incident":
-        """This incident as it is for one of its models: for looking only."""
+        """This incident as it is for one of its models, measured as that one was: for looking only."""
         if member.model == self.model:
             return self
         return self.model_copy(
@@ -170,6 +170,7 @@ class Incident(BaseModel):
                 "champion_before": member.champion,
                 "environment": str(member.event.get("environment", self.environment)),
                 "problem": member.problem,
+                "measures": {"performance": member.performance} if member.performance else {},
             }
         )
 

@@ -26,7 +26,8 @@ _RANK = {Outcome.EXECUTE: 0, Outcome.MONITOR: 1, Outcome.ESCALATE: 2}
 
 @dataclass(frozen=True)
 class Answer:
-    """What the policy says of one member; `spared`: by its own measured loss alone it would only be watched."""
+    """What the policy says of one member; `spared`: nothing is done to it, for by its own measured loss alone it would only be
+    watched, or for its loss is not known and nobody has approved of it."""
 
     member: Member
     facts: dict[str, Any]
@@ -62,8 +63,12 @@ def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None 
         incident.decided_at = rfc3339(parts.clock.now())
     whose = f" (of {strictest.member.model}, the strictest of {len(answers)} models)" if len(answers) > 1 else ""
     incident.note(parts.clock, "decision", f"{_told(decision)}{whose}", SERVICE)
-    if (spared := [one.member.model for one in answers if one.spared]) and decision.outcome is not Outcome.MONITOR:
-        told = f"no data is kept out of {named(spared)}: by what they lose themselves there is nothing to do"
+    # Where people are asked, they may want it of those too that nothing is known of.
+    sure = [one.member for one in answers if one.spared and proven_loss(one.member.performance) is not None]
+    spared = [one.member for one in answers if one.spared] if decision.outcome is Outcome.EXECUTE else sure
+    if spared and decision.outcome is not Outcome.MONITOR:
+        models = named([member.model for member in spared])
+        told = f"no data is kept out of {models}: what they lose themselves asks for nothing, or is not known"
         incident.note(parts.clock, "decision", told, SERVICE)
     return decision
 
@@ -105,11 +110,12 @@ def _ask(parts: Parts, incident: Incident, policy: PolicyInForce, approval: dict
             approval=_approval_of(member.model, approval),
         )
         facts = ask(impact=impact.get(member.model))
-        spared = member.spared
+        decision, spared = policy.decide(facts), member.spared
         if impact and member.model != incident.model:
             own = _own_impact(member, model)
-            spared = own is not None and _only_watches(policy.decide(ask(impact=own)))
-        answers.append(Answer(member, facts, policy.decide(facts), spared))
+            # Of what was not measured, or not counted, people must have said that they want it all the same.
+            spared = not _is_lifted(decision) if own is None else _only_watches(policy.decide(ask(impact=own)))
+        answers.append(Answer(member, facts, decision, spared))
     return answers
 
 
@@ -121,6 +127,10 @@ def _own_impact(member: Member, model: WatchedModel | None) -> dict[str, Any] | 
     """
     loss = proven_loss(member.performance)
     return None if loss is None else {"relative_loss": loss, "usd_per_day": usd_per_day(member.performance, model)}
+
+
+def _is_lifted(decision: Decision) -> bool:
+    return any(rule.effect == "lifted" for rule in decision.rules)
 
 
 def _only_watches(decision: Decision) -> bool:

@@ -118,20 +118,23 @@ def _middle(event: DriftEvent) -> datetime:
     return window.start + (window.end - window.start) / 2
 
 
-def measure_members(parts: Parts, incident: Incident) -> None:
-    """How much each other model loses on its own window: at most `service.group_measured_max`, the dearest first.
+def measure_members(parts: Parts, incident: Incident) -> bool:
+    """How much other models lose on their own windows, the dearest first; True where some are left for a further step.
 
-    The order is the operators' (what a point costs, the share of traffic), so that no producer chooses who is left out.
+    At most `service.group_measured_max` in one step, so that each has an end. The order is the operators' (what a point costs,
+    the share of traffic), so that no producer chooses who comes last.
     """
     bound = parts.settings.service.group_measured_max
-    left = bound - sum(bool(member.performance) for member in incident.others)
+    if bound == 0:
+        return False
     waiting = [one for one in incident.others if not (one.problem or one.fault or one.performance)]
-    for member in sorted(waiting, key=lambda one: _worth(parts, one.model))[: max(0, left)]:
+    for member in sorted(waiting, key=lambda one: _worth(parts, one.model))[:bound]:
         model = parts.settings.watched(member.model)
         case = LiveCase(parts, incident.of(member), model)
         member.performance = case.performance(timeout_s=parts.settings.rehearsal.timeout_s / bound)
         member.fault = case.unreadable
         remember_window(parts, incident.of(member), member.performance)
+    return len(waiting) > bound
 
 
 def _worth(parts: Parts, name: str) -> tuple[Decimal, int, str]:
@@ -160,8 +163,8 @@ def remember_window(parts: Parts, incident: Incident, performance: dict[str, Any
 def group_impact(parts: Parts, incident: Incident) -> dict[str, dict[str, Any]]:
     """The facts `impact` of each member of a group: the worst loss of all, and what all that were measured lose a day.
 
-    A member beyond the bound of `measure_members` counts by the worst; one whose own loss could not be found out is
-    unknown, as it would be in an incident of its own.
+    One whose own loss is not known (it could not be measured, or nobody measured it) is unknown, as it would be in an incident
+    of its own: what others lose allows nothing to be done to it.
     """
     losses = {one.model: proven_loss(one.performance) for one in incident.concerned}
     worst = max((loss for loss in losses.values() if loss is not None), default=None)
@@ -169,16 +172,7 @@ def group_impact(parts: Parts, incident: Incident) -> dict[str, dict[str, Any]]:
     total = sum((cost for cost in costs if cost is not None), Decimal(0)) if any(c is not None for c in costs) else None
     unknown = {"relative_loss": None, "usd_per_day": None}
     known = {"relative_loss": worst, "usd_per_day": total}
-    return {
-        one.model: known if losses[one.model] is not None or _is_left_out(incident, one) else unknown
-        for one in incident.concerned
-    }
-
-
-def _is_left_out(incident: Incident, member: Member) -> bool:
-    """Whether it was never measured for the bound alone."""
-    lead = incident.concerned[0]
-    return member is not lead and not (member.performance or member.fault or member.problem)
+    return {model: unknown if loss is None else known for model, loss in losses.items()}
 
 
 def harmed(incident: Incident) -> list[str]:
@@ -196,16 +190,10 @@ def refused_over_many(incident: Incident, candidate: Candidate) -> str | None:
     if candidate.action is not ActionName.NONE or incident.over:
         return None
     losing = [name for name in harmed(incident) if name != incident.model]
-    unknown = [one.model for one in incident.others if _loss_is_unknown(one)]
+    unknown = [one.model for one in incident.others if proven_loss(one.performance) is None]
     told = [f"{named(losing)} measurably lose"] if losing else []
     told += [f"what {named(unknown)} lose is not known"] if unknown else []
     return f"{'; '.join(told)}: somebody must know" if told else None
-
-
-def _loss_is_unknown(member: Member) -> bool:
-    """Whether it was to be measured, and could not be."""
-    looked_at = bool(member.problem or member.fault or member.performance)
-    return looked_at and proven_loss(member.performance) is None
 
 
 def tell_at_least(

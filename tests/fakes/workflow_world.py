@@ -200,6 +200,8 @@ class Script:
     advised: int = 0
     model_calls: int = 0
     losses: dict[str, float | None] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    measured_models: list[str] = field(default_factory=list)
     measured: dict[MeasurementName, Measured] = field(default_factory=dict)
     on_advise: Callable[[], object] = lambda: None
     labels_in: str = ""
@@ -220,9 +222,11 @@ class Script:
     ) -> dict[str, Any]:
         """Measurements, rehearsals and scores, as scripted."""
         if task.endswith(":measure"):
-            measures = {name: kind(rows_current=500) for name, kind in MEASURE_TYPES.items()}
-            loss = self.losses.get(payload["model"]["name"], self.loss)
-            performance = {"labelled_rows": 500, "reference": 0.9, "current": 0.7, "relative_loss": loss}
+            name = payload["model"]["name"]
+            self.measured_models.append(name)
+            loss, rows = self.losses.get(name, self.loss), self.rows.get(name, 500)
+            measures = {name: kind(rows_current=rows) for name, kind in MEASURE_TYPES.items()}
+            performance = {"labelled_rows": rows, "reference": 0.9, "current": 0.7, "relative_loss": loss}
             measures["performance"] = measures["performance"].model_copy(update=performance)
             measures |= self.measured
             return {name: measure.model_dump(mode="json") for name, measure in measures.items()}

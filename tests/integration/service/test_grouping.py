@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Callable
-from decimal import Decimal
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
+from fakes.grouped import COLUMNS, MODELS, NONE, die_after, drift, grouped, kept_out, loose
+from fakes.workflow_world import Crash
 
 from driftwarden.actions.messages import Notify
-from driftwarden.actions.quarantine import QuarantineData
-from driftwarden.contracts.base import ActionName, RootCause
+from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.event import parse_event
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import AskHuman
@@ -19,72 +19,17 @@ from driftwarden.service.workflow.deciding import approval_facts
 from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.parts import HeldLease
 
-MODELS = ("a", "b", "c")
-COLUMNS = [{"name": "x", "type": "numeric", "role": "feature", "drifted": True}]
-CANDIDATES = tuple(
-    Candidate(id=f"c{number}", action=action, params=params)
-    for number, (action, params) in enumerate(
-        [(ActionName.RETRAIN, {}), (ActionName.QUARANTINE_DATA, {}), (ActionName.NOTIFY, {})], start=1
-    )
-)
 STRICT = """    - name: critical
       models: ["c"]
       allow: [quarantine_data, notify]
       approvals: {required: 2, from: [risk], expiresAfter: 1h}
 """
-NONE = Candidate(id="c1", action=ActionName.NONE)
-
-
-class Counting:
-    """Stands in for the sandbox of the action: how many rows would be kept out."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def call(self, task: str, payload: dict[str, Any], **limits: Any) -> dict[str, Any]:
-        """A tenth of the rows, of each."""
-        self.asked.append(payload)
-        one = {"rows": 100, "kept_out": 10}
-        return {"each": [one for _ in payload["each"]]} if "each" in payload else one
 
 
 @pytest.fixture
 def new(new_world: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a world of models fed from one table, with the real quarantine."""
-
-    def make(models: tuple[str, ...] = MODELS, **values: Any) -> Any:
-        world = new_world(models=models, upstream=("sensors",), **values)
-        parts: Any = type("Parts", (), {"state": world.parts.state, "lease": HeldLease(), "sandbox": Counting(),
-                                        "settings": world.settings, "on_step": staticmethod(lambda name: None)})  # fmt: skip
-        world.actions[ActionName.QUARANTINE_DATA] = QuarantineData(parts)
-        world.script.candidates, world.script.root_cause = CANDIDATES, RootCause.MISSING_VALUES
-        return world
-
-    return make
-
-
-def drift(world: Any, model: str, **data: Any) -> None:
-    """Drift of the column that the broken table feeds, on the model's own window."""
-    (world.data / f"{model}.csv").write_text("x,y\n1,0\n2,1\n")
-    event = world.event(model, columns=COLUMNS, **data)
-    event["data"]["window"].setdefault("uri", "")
-    if event["data"]["window"]["uri"].endswith("w.csv"):
-        event["data"]["window"]["uri"] = str(world.data / f"{model}.csv")
-    world.send(event)
-
-
-def kept_out(world: Any) -> dict[str, list[str]]:
-    """Files in quarantine, by model."""
-    found = {model: world.parts.state.quarantined(model).values() for model in world.settings.models}
-    return {model: [Path(record["uri"]).name for record in records] for model, records in found.items() if records}
-
-
-def loose(world: Any, extra: str = "", **changes: str) -> None:
-    """A policy in force with another tier before the usual one."""
-    text = world.policy_text()
-    for old, fresh in changes.items():
-        text = text.replace(old, fresh)
-    world.policy.replace(load_policy(text.replace("  tiers:\n", f"  tiers:\n{extra}"), "policy.yml"))
+    return partial(grouped, new_world)
 
 
 def test_one_broken_table_over_a_hundred_models_is_one_incident(new: Callable[..., Any]) -> None:
@@ -290,24 +235,6 @@ def test_a_member_whose_loss_cannot_be_found_out_is_asked_about(new: Callable[..
     assert "data.window.uri" in incident.members[1].fault
 
 
-def test_measuring_is_bounded_and_the_dearest_come_first(new: Callable[..., Any]) -> None:
-    """Beyond the bound a member counts by the worst that was measured; which are measured is no producer's choice."""
-    world = new()
-    service = world.settings.service.model_copy(update={"group_measured_max": 1})
-    dear = world.settings.models["c"].model_copy(
-        update={"value": world.settings.models["c"].value.model_copy(update={"usd_per_point": Decimal(9)})}
-    )
-    models = world.settings.models | {"c": dear}
-    world.settings = world.parts.settings = world.settings.model_copy(update={"service": service, "models": models})
-    world.script.losses = {"a": 0.0, "b": 0.5, "c": 0.3}
-    for model in MODELS:
-        drift(world, model)
-    world.run()
-    members = {one.model: one.performance.get("relative_loss") for one in world.only().members}
-    assert members == {"a": 0.0, "b": None, "c": 0.3}
-    assert world.only().facts["impact"]["relative_loss"] == "0.3"
-
-
 def test_a_lead_that_cannot_be_handled_hides_nobody(new: Callable[..., Any]) -> None:
     """A producer opens the group with a file that it may not name: that fails alone, the rest go on by themselves."""
     world = new()
@@ -505,19 +432,3 @@ def test_lists_and_shows_every_model(new: Callable[..., Any]) -> None:
     render_incident(Console(file=out, width=160), incident, trace_url=None)
     assert "models" in out.getvalue()
     assert "fed from sensors" in out.getvalue()
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-def die_after(world: Any, steps: int) -> None:
-    """The process dies once so many windows are kept out."""
-    seen: list[str] = []
-
-    def die(name: str) -> None:
-        seen.append(name)
-        if len(seen) == steps:
-            raise Crash
-
-    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(die)
