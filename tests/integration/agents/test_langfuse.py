@@ -23,11 +23,13 @@ def _off_afterwards() -> Iterator[None]:
     configure_tracing(TracingSettings())
 
 
-def traced(server: FakeLangfuse, folder: Path | None = None, **changes: Any) -> Tracing:
+def traced(
+    server: FakeLangfuse, folder: Path | None = None, *, export_timeout_s: float = 60.0, **changes: Any
+) -> Tracing:
     """Tracing to this server."""
     keys = {"public_key": server.public_key, "secret_key": server.secret_key, **changes}
     return configure_tracing(
-        TracingSettings(folder=folder, langfuse=Langfuse(server.url, **keys), export_timeout_s=0.5)
+        TracingSettings(folder=folder, langfuse=Langfuse(server.url, **keys), export_timeout_s=export_timeout_s)
     )
 
 
@@ -46,7 +48,7 @@ def test_one_event_is_one_trace_with_every_step(tmp_path: Path) -> None:
     with FakeLangfuse() as server:
         tracing = traced(server, tmp_path)
         advise(tracing)
-        assert tracing.flush(10.0)
+        assert tracing.flush(60.0)
         spans = server.spans
         assert tracing.trace_url(CORRELATION) == f"{server.url}/project/project-1/traces/{CORRELATION}"
     assert {span["trace_id"] for span in spans} == {CORRELATION}
@@ -70,7 +72,7 @@ def test_two_events_are_two_traces() -> None:
         tracing = traced(server)
         advise(tracing, "b" * 32)
         advise(tracing, "c" * 32)
-        assert tracing.flush(10.0)
+        assert tracing.flush(60.0)
         sizes = [sum(span["trace_id"] == digit * 32 for span in server.spans) for digit in "bc"]
     assert sizes[0] == sizes[1] > 10
 
@@ -84,7 +86,7 @@ def test_secrets_do_not_leave() -> None:
                 "unit_change", event={"source_dsn": "postgres://u:hunter2@db/x", "note": "sk-lf-0123456789"}
             )
             AdkAdvisor(tracing=tracing).advise(case, ScriptedKnowledge(), correlation_id=CORRELATION, incident="inc-1")
-        assert tracing.flush(10.0)
+        assert tracing.flush(60.0)
         text = "".join(span["text"] for span in server.spans)
     assert "source_dsn" in text
     assert "hunter2" not in text
@@ -96,7 +98,7 @@ def test_a_server_that_fails_changes_nothing(fault: str, tmp_path: Path, capfd: 
     """The advice, the local trace and the terminal are as without it; flush is bounded."""
     with FakeLangfuse(mode=fault if fault in {"down", "hang"} else "ok") as server:
         changes = {"secret_key": "sk-lf-wrong-wrong"} if fault == "wrong-key" else {}
-        tracing = traced(server, tmp_path, **changes)
+        tracing = traced(server, tmp_path, export_timeout_s=0.5, **changes)
         if fault == "refused":
             server.__exit__()
             server._server.server_close()

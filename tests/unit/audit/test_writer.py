@@ -59,11 +59,12 @@ def test_many_threads_share_syncs_and_keep_one_chain(
 ) -> None:
     """Given 16 threads that append at once while the disk is slow, they share syncs, and the chain is whole."""
     syncs: list[int] = []
-    release = threading.Event()
+    holding, release = threading.Event(), threading.Event()
 
     def sync(handle: int) -> None:
         syncs.append(handle)
         if len(syncs) == 2:
+            holding.set()
             release.wait(timeout=60)
         sync_data(handle)
 
@@ -80,7 +81,9 @@ def test_many_threads_share_syncs_and_keep_one_chain(
         writer.append("event", {"event": str(index)}, actor=actor, incident=f"inc-{index}")
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(16)]
-    for thread in threads:
+    threads[0].start()
+    assert holding.wait(timeout=60)
+    for thread in threads[1:]:
         thread.start()
     for _ in threads:  # the first one holds the disk until every other has taken its place
         assert places.acquire(timeout=60)
