@@ -301,7 +301,7 @@ def test_nothing_outlives_a_service_that_is_killed(tasks: Path, tmp_path: Path) 
     program = (
         "import sys; from pathlib import Path; from driftwarden.sandbox import ProcessSandbox\n"
         "sandbox = ProcessSandbox(environ={'PYTHONPATH': sys.argv[1]}, prefixes=('rogue:',), folder=Path(sys.argv[3]))\n"
-        "sandbox.call('rogue:wait_for_ever', {'fifo': sys.argv[2]}, timeout_s=PATIENCE_S0)\n"
+        "sandbox.call('rogue:wait_for_ever', {'fifo': sys.argv[2]}, timeout_s=600)\n"
     )
     service = subprocess.Popen([sys.executable, "-c", program, str(tasks), str(fifo), str(base)])
     with fifo.open() as told:
