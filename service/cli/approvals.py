@@ -105,7 +105,8 @@ def show(id: str, as_json: bool) -> None:
         record = views.store.get(request.incident)
         roster = read_roster(views.settings)
     if as_json:
-        print_json(request.view() | {"altered": request.altered()})
+        held = incident_of(record).held_back_by if request.state == "approved" else []
+        print_json(request.view() | {"altered": request.altered(), "held": held})
         return
     _screen(request, incident_of(record), roster)
 
@@ -133,6 +134,11 @@ def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[s
     for grant in request.granted:
         note_ = "" if grant.by in counting else "  [does not count: see `driftwarden approvers list`]"
         line(f"           {safe_text(grant.by)} ({grant.group}) at {grant.at}: {safe_text(grant.reason)}{note_}")
+    if request.state == "approved" and (held := incident.held_back_by):
+        line(f"held back  by {', '.join(held)}: it is decided again once that is over, until {request.expires_at}")
+        line(
+            f"           driftwarden incidents close {request.incident} --reason '...'     (it shall not be done any more)"
+        )
     if request.refused is not None:
         line(f"rejected   by {safe_text(request.refused.by)}: {safe_text(request.refused.reason)}")
     benefit = "unknown" if request.benefit_usd is None else f"${request.benefit_usd:.2f}"

@@ -89,6 +89,8 @@ def render_incident(out: "Console", incident: Incident, *, trace_url: str | None
     out.print(f"correlation id {incident.correlation_id}   opened {incident.opened_at}")
     if incident.others:
         out.print(_members(incident))
+    if held := incident.held_back_by:
+        out.print(f"[yellow]held back[/yellow]  approved, and waits until {_plain(', '.join(held))} no longer stops it")
     if incident.problem:
         out.print(f"[red]problem[/red]  {_plain(incident.problem)}")
     _finding(out, incident)

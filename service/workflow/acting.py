@@ -10,15 +10,14 @@ from driftwarden.contracts.effects import ActionRequest, EffectResult, Verificat
 from driftwarden.errors import AskHuman, BadInput, GiveUp, Refused
 from driftwarden.service.workflow.deciding import (
     approval_facts,
-    call_off,
     carry_on,
     fail,
     hold_back,
-    intend,
     look_again,
     withdraw,
 )
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.intents import call_off, intend
 from driftwarden.service.workflow.judging import decide
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
@@ -134,8 +133,9 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         return State.EXECUTING
     call_off(parts, incident)
     parts.ledger.release(incident.id)
-    withdraw(parts, incident, also_approved=True)
-    return hold_back(parts, incident, decision.outcome)
+    if approval is None:
+        withdraw(parts, incident, also_approved=True)
+    return hold_back(parts, incident, decision.outcome, approval=approval)
 
 
 def _done(parts: Parts, incident: Incident, request: ActionRequest, result: EffectResult) -> State:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from driftwarden.contracts.base import ActionName, Outcome
+from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import ApprovalTerms, Decision
-from driftwarden.contracts.effects import ActionRequest
 from driftwarden.contracts.ports import Actor
 from driftwarden.service.signing.roster import roster_in_force
 from driftwarden.service.workflow.approvals import (
@@ -16,12 +15,12 @@ from driftwarden.service.workflow.approvals import (
     standing,
 )
 from driftwarden.service.workflow.binding import lifts_by_model
-from driftwarden.service.workflow.incident import Incident, Intent
+from driftwarden.service.workflow.holding import hold, is_still_held, stopped_by
+from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.judging import decide, joint_terms
 from driftwarden.service.workflow.members import named
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reminding import remind
-from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import drop, give_back, leave
 
@@ -69,12 +68,18 @@ def carry_on(parts: Parts, incident: Incident, *, approval: dict[str, Any] | Non
         decision = decide(parts, incident, approval=approval)
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
         outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
-    withdraw(parts, incident, also_approved=approval is not None)
-    return hold_back(parts, incident, outcome)
+        if approval is not None and decision.outcome is Outcome.EXECUTE:
+            return hold(parts, incident, [broken])
+    return hold_back(parts, incident, outcome, approval=approval)
 
 
-def hold_back(parts: Parts, incident: Incident, outcome: Outcome) -> State:
-    """Where an incident goes that is not executed: people are asked, or it is only watched."""
+def hold_back(parts: Parts, incident: Incident, outcome: Outcome, *, approval: dict[str, Any] | None) -> State:
+    """Where an incident goes that is not executed: what was approved waits until it may be done, people are asked, or it is
+    only watched."""
+    assert incident.decision is not None
+    if approval is not None and (rules := stopped_by(incident.decision)):
+        return hold(parts, incident, rules)
+    withdraw(parts, incident, also_approved=approval is not None or outcome is Outcome.MONITOR)
     if outcome is Outcome.ESCALATE:
         return ask(parts, incident)
     if incident.undo_of is not None:
@@ -130,78 +135,6 @@ def _record_refusal(parts: Parts, incident: Incident, request: ApprovalRequest) 
     incident.note(parts.clock, "approval", f"rejected: {said}", actor)
 
 
-def intend(parts: Parts, incident: Incident, cause: str) -> None:
-    """Write down what is about to be done, and which decision or approval allows it, before it is done."""
-    candidate = incident.candidate
-    assert candidate is not None
-    model = parts.settings.watched(incident.model)
-    request = build_request(parts, incident, model, candidate)
-    estimate = parts.actions[candidate.action].estimate(request)
-    cause_hash = incident.audit[cause]
-    written = parts.audit.append(
-        "intent",
-        {
-            "action": candidate.action.value,
-            "params": candidate.params,
-            "idempotency_key": request.idempotency_key,
-            "model": incident.model,
-            "at": request.now,
-            "before": incident.champion_before,
-            "undo": incident.undo_of is not None,
-            "estimate": estimate.model_dump(mode="json"),
-            **_intended_of(incident, request),
-        },
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=cause_hash,
-    )
-    incident.audit["intent"] = written
-    incident.intents.append(written)
-    incident.intent = Intent(
-        idempotency_key=request.idempotency_key,
-        candidate=candidate.id,
-        request=request.model_dump(mode="json"),
-        audit_hash=written,
-        cause_hash=cause_hash,
-    )
-    incident.note(parts.clock, "intent", f"{candidate.action} under key {request.idempotency_key[:12]}", SERVICE)
-
-
-def call_off(parts: Parts, incident: Incident) -> None:
-    """An intent that stands in the log, and that a fresh decision no longer allows, is called off there too."""
-    intent = incident.audit.get("intent")
-    if intent is None or parts.floor.result_of(incident.id, intent) is not None:
-        return
-    parts.audit.append(
-        "result",
-        {
-            "action": incident.candidate.action.value if incident.candidate else None,
-            "changed": False,
-            "before": None,
-            "after": None,
-            "cancelled": True,
-            "undo": incident.undo_of is not None,
-            "detail": "not carried out: its worker died or gave up, and a fresh decision no longer allows it",
-        },
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=intent,
-    )
-
-
-def _intended_of(incident: Incident, request: ActionRequest) -> dict[str, Any]:
-    """What the record of an intent over several models says of the others, and of what allows it for each."""
-    if not incident.others:
-        return {}
-    changes = request.candidate.action is ActionName.QUARANTINE_DATA
-    return {
-        "members": [one.model.name for one in request.members] if changes else incident.models[1:],
-        "decisions": {member.model: member.decided for member in incident.members},
-    }
-
-
 def ask(parts: Parts, incident: Incident) -> State:
     """Put the plan into the approval queue; where the policy names nobody who could approve, the incident fails."""
     assert incident.decision is not None
@@ -218,7 +151,7 @@ def ask(parts: Parts, incident: Incident) -> State:
     if incident.others:
         summary = f"one upstream cause over {len(incident.models)} models ({named(incident.models)}): {summary}"
     request, _ = parts.approvals.request(incident, decision, summary)
-    incident.approval = request.id
+    incident.approval, incident.held = request.id, []
     # Not whether the request is new: a process may have died right after it wrote it, and then nobody was told.
     asked = asked_as(request)
     if request.state == "rejected":
@@ -287,7 +220,8 @@ def _record_approval(
 def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """awaiting_approval -> approved | rejected | expired, or triaged again where more drift has come meanwhile."""
     assert incident.approval is not None
-    request = parts.approvals.find(incident.approval)
+    request, held = parts.approvals.find(incident.approval), incident.held
+    incident.held = []
     too_late = request is not None and parts.approvals.is_expired(request)
     if request is None or request.state in {"superseded", "executed"} or (request.state == "expired" and not too_late):
         return ask(parts, incident)  # it is gone, or was called something that it cannot be while it is waited for
@@ -295,6 +229,8 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
         # Somebody put an older request of this plan in the place of the one that was asked.
         parts.approvals.mark(request.id, "superseded")
         return ask(parts, incident)
+    if request.state == "approved" and held and (after := _look_at_held(parts, incident, request, raws, held)):
+        return after
     approvers = roster_in_force(parts.settings) if request.state == "approved" else {}
     if request.state == "approved" and (granted := approved_by(request, approvers)) is not None:
         request = request.model_copy(update={"granted": granted})
@@ -309,16 +245,40 @@ def answer(parts: Parts, incident: Incident, raws: list[str]) -> State:
         _record_refusal(parts, incident, request)
         return leave(parts, incident, "people refused it") if incident.undo_of is not None else State.REJECTED
     if parts.approvals.is_expired(request):
-        request = parts.approvals.mark(request.id, "expired")
-        timer = Actor(kind="timer", id="expiry")
-        _record_approval(parts, incident, request, "expired", timer, cause="decision")
-        incident.note(parts.clock, "approval", "nobody answered in time: not done", timer)
-        return leave(parts, incident, "nobody answered in time") if incident.undo_of is not None else State.EXPIRED
+        return _expire(parts, incident, request, "nobody answered in time")
     # More drift came while it waited: what is asked for may no longer be what helps.
-    if len(raws) > len(incident.events) and incident.undo_of is None:
+    if _has_more_drift(incident, raws):
         return State.TRIAGED
     remind(parts, incident, request)
     return State.AWAITING_APPROVAL
+
+
+def _look_at_held(
+    parts: Parts, incident: Incident, request: ApprovalRequest, raws: list[str], held: list[str]
+) -> State | None:
+    """Where what was approved and held back goes on; None where the approval does not count any more."""
+    if parts.approvals.is_expired(request):
+        return _expire(parts, incident, request, f"still held back by {', '.join(held)} when its time was over")
+    if _has_more_drift(incident, raws):
+        return State.TRIAGED
+    facts = approval_facts(parts, incident)
+    if facts is None:
+        return None
+    if not is_still_held(parts, incident, held, facts):
+        return State.APPROVED  # that people said so is on record already; it is decided again, which will be
+    incident.held = held
+    return State.AWAITING_APPROVAL
+
+
+def _has_more_drift(incident: Incident, raws: list[str]) -> bool:
+    return len(raws) > len(incident.events) and incident.undo_of is None
+
+
+def _expire(parts: Parts, incident: Incident, request: ApprovalRequest, why: str) -> State:
+    request, timer = parts.approvals.mark(request.id, "expired"), Actor(kind="timer", id="expiry")
+    _record_approval(parts, incident, request, "expired", timer, cause="decision")
+    incident.note(parts.clock, "approval", f"{why}: not done", timer)
+    return leave(parts, incident, why) if incident.undo_of is not None else State.EXPIRED
 
 
 def decide_approved(parts: Parts, incident: Incident) -> State:
@@ -326,7 +286,7 @@ def decide_approved(parts: Parts, incident: Incident) -> State:
     parts.require_agreement()
     facts = approval_facts(parts, incident)
     decision = decide(parts, incident, approval=facts)
-    if decision.outcome is not Outcome.EXECUTE:
+    if facts is None and decision.outcome is not Outcome.EXECUTE:
         withdraw(parts, incident, also_approved=True)
     return carry_on(parts, incident, approval=facts)
 

@@ -64,6 +64,7 @@ class Incident(BaseModel):
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
+    `held` are the rules that hold back what was approved (`holding`), while it waits;
     `heard` are people's requests of the last day that were heard (digest -> signed at); `undo_of` the effect that is to be
     taken back (`undoing.propose`), `undone` what came of it; `waits_since`: it waits for something that is
     away. `audit` maps a record type to the `@hash` of this incident's last record of it.
@@ -101,6 +102,7 @@ class Incident(BaseModel):
     outcome: str | None = None
     approval: str | None = None
     asked: str | None = None
+    held: list[str] = Field(default_factory=list)
     heard: dict[str, str] = Field(default_factory=dict, max_length=HEARD_MAX)
     intent: Intent | None = None
     intents: list[str] = Field(default_factory=list)
@@ -147,6 +149,11 @@ class Incident(BaseModel):
                 performance=self.measures.get("performance") or {},
             )
         ]  # fmt: skip
+
+    @property
+    def held_back_by(self) -> list[str]:
+        """Ids of the rules that an approved plan waits for; empty where none is approved, or nothing holds it back."""
+        return self.held if self.state is State.AWAITING_APPROVAL else []
 
     @property
     def others(self) -> list[Member]:
@@ -224,6 +231,7 @@ def show_view(incident: Incident, trace_url: str | None) -> dict[str, Any]:
             "verification": incident.verification.model_dump(mode="json") if incident.verification else None,
             "helped": incident.helped,
             "triaged": incident.triaged,
+            "held": incident.held_back_by,
             "members": [_member_view(member) for member in incident.concerned],
             "timeline": incident.timeline,
             "agents_model": incident.agents_model,

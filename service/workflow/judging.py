@@ -73,6 +73,12 @@ def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None 
     return decision
 
 
+def would_decide(parts: Parts, incident: Incident, approval: dict[str, Any] | None) -> Decision:
+    """What `decide` would say now, the strictest of all; it is not on record, and nothing may follow from it."""
+    answers = _ask(parts, incident, parts.policy(), approval)
+    return max(answers, key=lambda one: one.strictness).decision
+
+
 def joint_terms(found: Sequence[ApprovalTerms | None]) -> ApprovalTerms | None:
     """The terms that satisfy each of these: the most approvals that one asks for, from groups that all of them name, in the
     shortest time. None where one of them has none, or where no group may approve for all: then nobody can approve."""

@@ -13,9 +13,9 @@ from driftwarden.contracts.event import parse_event
 from driftwarden.errors import Away, Error, Fenced, LogUnwritable, NotYet, Retry
 from driftwarden.service.workflow import acting, byhand, deciding, ending
 from driftwarden.service.workflow.heart import Hand, Heart, WorkerView, held_books
+from driftwarden.service.workflow.holding import rests_s
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
-from driftwarden.service.workflow.reminding import next_look
 from driftwarden.service.workflow.retries import AGREE_AGAIN_S, LoopPauses, away_s, is_last, pause_s, verdict
 from driftwarden.service.workflow.steps import advance_or_tell
 from driftwarden.service.workflow.store import Claim, Signal, WorkflowStore
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 CRASH_LOOP = "crash-loop"
 LATER_VERSION_AGAIN_S = 15.0
-VERIFY_AGAIN_S = 300.0
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
 
 Advance = Callable[..., State]
@@ -329,7 +328,7 @@ class Worker:
             state=state.value,
             doc=incident.to_store(),
             disposition="release" if waits else "go",
-            due_s=self._due_s(incident) if waits else None,
+            due_s=rests_s(self._parts, incident) if waits else None,
             accepting=_accepts(incident),
             handled=claim.signals,
             weighed=len(incident.events),
@@ -354,15 +353,6 @@ class Worker:
         state = incident.state.value
         log.info("incident %s: %s", state, incident.problem or incident.outcome, extra={"model": incident.model})
         return claim
-
-    def _due_s(self, incident: Incident) -> float:
-        if incident.state is State.AWAITING_APPROVAL and incident.approval:
-            request = self._parts.approvals.get(incident.approval)
-            if request.state != "pending":
-                return 0.0
-            wait_s = (next_look(self._parts, incident, request) - self._parts.clock.now()).total_seconds()
-            return max(1.0, wait_s)
-        return VERIFY_AGAIN_S
 
     @contextmanager
     def _heart(self, claim: Claim) -> Iterator[Heart]:

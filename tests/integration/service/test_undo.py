@@ -55,7 +55,7 @@ def test_an_undo_has_its_own_decision_intent_and_result(world: Any) -> None:
 
 
 def test_a_halt_holds_the_undo_too(world: Any) -> None:
-    """The kill switch stops every effect; people are asked, and may undo once it is lifted."""
+    """The kill switch stops every effect; what people approve meanwhile is undone once it is lifted."""
     harm(world)
     world.parts.halts.halt(None, reason="look first", by="ada")
     world.later(seconds=301)
@@ -64,9 +64,9 @@ def test_a_halt_holds_the_undo_too(world: Any) -> None:
     world.approve()
     world.run()
     assert world.plant.champions["m"] == 2, "not even approved: a halt cannot be lifted by signing"
+    assert world.only().held_back_by == ["halted"]
     world.parts.halts.resume(None)
-    world.approve()
-    world.run()
+    world.later(seconds=30)
     assert (world.only().state, world.plant.champions["m"]) == ("undone", 1)
 
 

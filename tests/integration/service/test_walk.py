@@ -208,22 +208,6 @@ def test_nobody_answers_and_nothing_is_done(world: Any) -> None:
         world.parts.approvals.grant(request.id, world.people.say(request, reason="late"))
 
 
-def test_halt_before_the_approval_stops_it_and_says_why(world: Any) -> None:
-    """A halt cannot be lifted by people who did not see it: it is asked anew, with the halt among the reasons."""
-    world.script.win = 0.5
-    world.send()
-    world.run()
-    world.parts.halts.halt("m", reason="deploy", by="ops")
-    world.approve()
-    world.run()
-    assert world.plant.done == {}
-    assert world.only().state == "awaiting_approval"
-    assert "halted" in world.pending().why
-    world.approve()
-    world.run()
-    assert world.plant.done == {}, "a halt is lifted by `resume` alone"
-
-
 def test_more_drift_while_it_waits_makes_another_request(world: Any) -> None:
     """A new window is another plan: the old request is superseded, and approving it does nothing."""
     world.script.win = 0.5

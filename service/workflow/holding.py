@@ -1,0 +1,70 @@
+"""What was approved and may not be done yet: the approval stands, and waits for what no signature lifts.
+
+A halt, `enforcement: halt` and another remediation under way cannot be lifted by signing, and a window that its signers did
+not see ends by itself: to ask anew would only use signatures up. So the incident goes on waiting with the approval that it
+has, bound to its digest, and looks again and again without a record. Once another answer is to be expected, it is decided
+again, on record and with fresh facts. When the request's time is over before that, the answer is no.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from driftwarden.clock import parse_rfc3339
+from driftwarden.contracts.base import Outcome
+from driftwarden.service.workflow.approvals import asked_as
+from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.judging import would_decide
+from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.reminding import next_look
+from driftwarden.service.workflow.transitions import State
+
+HELD_AGAIN_S = 30.0
+VERIFY_AGAIN_S = 300.0
+_PASSING = ("halted", "enforcement")
+_PASSING_KINDS = ("concurrency-", "window:")
+
+
+def stopped_by(decision: Mapping[str, Any]) -> list[str]:
+    """Ids of the rules that hold back what was approved, in a decision that escalates: those that waiting helps against."""
+    if decision["outcome"] != Outcome.ESCALATE:
+        return []
+    return sorted(rule for rule in decision["decisive"] if rule in _PASSING or rule.startswith(_PASSING_KINDS))
+
+
+def hold(parts: Parts, incident: Incident, rules: Sequence[str]) -> State:
+    """Wait with the approval; people are told why, once for each asking and reason."""
+    assert incident.approval is not None
+    incident.held = list(rules)
+    request, why = parts.approvals.find(incident.approval), ", ".join(rules)
+    until = request.expires_at if request is not None else "its end"
+    incident.note(
+        parts.clock,
+        "approval",
+        f"approved, and held back by {why}: decided again once that is over, until {until}",
+        SERVICE,
+    )
+    if request is not None:
+        parts.notifier.notify(
+            f"approved, and held back: {request.action} on {request.model}",
+            f"by {why}; it is decided again once that is over, until {until}\ndriftwarden approvals show {request.id}",
+            key=f"{asked_as(request)}:held:{why}",
+            fields={"approval": request.id, "incident": incident.id, "correlation_id": incident.correlation_id},
+        )
+    return State.AWAITING_APPROVAL
+
+
+def is_still_held(parts: Parts, incident: Incident, held: Sequence[str], approval: dict[str, Any]) -> bool:
+    """Whether the very same rules would hold it back now; nothing is written down, for nothing follows."""
+    return stopped_by(would_decide(parts, incident, approval).to_json()) == list(held)
+
+
+def rests_s(parts: Parts, incident: Incident) -> float:
+    """Seconds until an incident that waits is looked at again, if nobody wakes it before."""
+    if incident.state is not State.AWAITING_APPROVAL or incident.approval is None:
+        return VERIFY_AGAIN_S
+    request, held = parts.approvals.get(incident.approval), incident.held_back_by
+    if request.state != "pending" and not held:
+        return 0.0
+    until = parse_rfc3339(request.expires_at) if held else next_look(parts, incident, request)
+    wait_s = max(1.0, (until - parts.clock.now()).total_seconds())
+    return min(HELD_AGAIN_S, wait_s) if held else wait_s
