@@ -7,7 +7,8 @@ from typing import Any
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
-from driftwarden.errors import AskHuman, BadInput, GiveUp, Refused
+from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
+from driftwarden.service.workflow.cut_short import what_happened
 from driftwarden.service.workflow.deciding import (
     approval_facts,
     carry_on,
@@ -54,11 +55,11 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         # Also where it was found: an effect in several parts (trained, not yet promoted) is finished under the same key.
         result = action.execute(request)
     except AskHuman as error:
-        _book_part(parts, incident, request)
+        _book_part(parts, incident)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"a person must look: {error.diagnostics()}")
     except (Refused, GiveUp) as error:
-        _book_part(parts, incident, request)
+        _book_part(parts, incident)
         # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back.
         parts.registry.champion(request.model)
         parts.ledger.settle(incident.id, failed=True)
@@ -110,7 +111,7 @@ def _undo(parts: Parts, incident: Incident) -> State:
         return leave(parts, incident, error.diagnostics())
     except (GiveUp, AskHuman) as error:
         parts.ledger.settle(incident.id, failed=True)
-        return fail(parts, incident, f"undo: a person must look: {error.diagnostics()}")
+        return give_up(parts, incident, f"undo: a person must look: {error.diagnostics()}")
     _book(parts, incident, undone)
     return settle(incident, undone)
 
@@ -154,18 +155,31 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
     return State.RESOLVED
 
 
-def _book_part(parts: Parts, incident: Incident, request: ActionRequest) -> None:
-    """What of an effect on several models happened before it failed stands in the books all the same, and can be undone."""
-    if not incident.others:
-        return
+def give_up(parts: Parts, incident: Incident, reason: str) -> State:
+    """As `fail`, from any step: what was done of an effect that comes to no end is booked first."""
+    untold = _book_part(parts, incident)
+    told = reason if untold is None else f"{reason}; what was done of it cannot be told: {untold}"
+    incident.tries = 0  # of what people ask for after it
+    return fail(parts, incident, told)
+
+
+def _book_part(parts: Parts, incident: Incident) -> str | None:
+    """What of an effect, or of its undo, happened before it came to no end stands in the books all the same, and can be undone.
+
+    It counts as a failure whatever of it happened. Why that cannot be told, else None.
+    """
     try:
-        found = parts.actions[request.candidate.action].lookup(request)
-    except (AskHuman, GiveUp) as error:
+        found = what_happened(parts, incident)
+    except Error as error:
         log.warning("what was done cannot be told: %s", error.diagnostics(), extra={"incident": incident.id})
-        return
-    if found is not None and found.changed:
+        return error.diagnostics()
+    if found is None or not found.changed:
+        return None
+    if incident.undo_of is None:
         incident.result = found
-        _book(parts, incident, found)
+    _book(parts, incident, found)
+    parts.ledger.settle(incident.id, failed=True)
+    return None
 
 
 def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:

@@ -199,7 +199,7 @@ class Worker:
         before, closing = incident.state, False
         for signal in claim.signals:
             if signal.why == CRASH_LOOP:
-                deciding.fail(self._parts, incident, f"crash loop: {signal.payload}")
+                acting.give_up(self._parts, incident, f"crash loop: {signal.payload}")
                 closing = True
             if signal.why in byhand.ALLOWED:
                 incident.state = byhand.take_request(self._parts, incident, signal.why, signal.payload)
@@ -228,7 +228,7 @@ class Worker:
         started, name, heart = time.monotonic(), incident.state.value, self._hand.heart
         if is_last(incident.tries, self._parts.settings.service.tries_max):
             # Its last try was late: that worker could only note it.
-            return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
+            return acting.give_up(self._parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
         self._hand.at(name)
         kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
@@ -255,7 +255,7 @@ class Worker:
             raise error
         reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
         if what in {"give_up", "ask"}:
-            return deciding.fail(self._parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
+            return acting.give_up(self._parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
         _rewind(incident, kept())
         if isinstance(error, NotYet):
             return self._wait(claim, incident, reason, AGREE_AGAIN_S)
@@ -297,7 +297,7 @@ class Worker:
         incident.tries += 1
         if is_last(incident.tries, self._parts.settings.service.tries_max):
             incident.waits_since = None
-            return deciding.fail(self._parts, incident, f"gave up after {incident.tries} tries: {reason}")
+            return acting.give_up(self._parts, incident, f"gave up after {incident.tries} tries: {reason}")
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
         self._park(claim, incident, pause_s(incident.tries, incident.id))
         return None

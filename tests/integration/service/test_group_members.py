@@ -1,12 +1,17 @@
 """Each model of an incident for itself: its own harm, its own evidence, its own part of what was done."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 import pytest
-from fakes.grouped import MODELS, drift, grouped, kept_out, loose
+from fakes.grouped import MODELS, die_after, drift, grouped, kept_out, loose
+from fakes.workflow_world import Crash
+
+from driftwarden.contracts.base import ActionName
+from driftwarden.errors import AskHuman
 
 IMPACT = '    - {id: impact, fact: impact.relative_loss, atLeast: "0.02", else: monitor}\n'
 
@@ -125,3 +130,119 @@ def test_a_member_without_readable_rows_has_no_evidence(new: Callable[..., Any])
         one["body"]["facts"] for one in world.records("decision") if one["body"]["facts"]["model"]["name"] == "b"
     )
     assert (facts["evidence"]["rows"], facts["evidence"]["labelled_rows"]) == (None, None)
+
+
+def always(world: Any, place: int, error: BaseException) -> None:
+    """Whoever does it fails after so many windows, every time."""
+    action, seen = world.actions[ActionName.QUARANTINE_DATA], []
+    execute, undo = action.execute, action.undo
+
+    def step(name: str) -> None:
+        seen.append(name)
+        if len(seen) == place:
+            raise error
+
+    def anew(call: Any) -> Any:
+        def begin(*args: Any) -> Any:
+            seen.clear()
+            return call(*args)
+
+        return begin
+
+    action.execute, action.undo = anew(execute), anew(undo)
+    action._parts.on_step = staticmethod(step)
+
+
+def well(world: Any) -> None:
+    """Nothing fails any more."""
+    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)
+
+
+@pytest.mark.parametrize("how", ["tries", "crashes"])
+def test_what_was_done_before_it_was_given_up_is_booked_and_undone(new: Callable[..., Any], how: str) -> None:
+    """Two of three are kept out and then it ends so every time: the two stand in the books, the third does not."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    world.take_in()
+    always(world, 2, OSError("no answer") if how == "tries" else Crash())
+    if how == "tries":
+        world.run()
+        for _ in range(world.settings.service.tries_max):
+            world.later(seconds=3600)
+    while world.only().state != "failed" or world.store.list()[0].leased:
+        with suppress(Crash):
+            world.restart()
+    incident = world.only()
+    assert ("gave up after 4 tries" if how == "tries" else "crash loop") in str(incident.problem)
+    assert set(kept_out(world)) == {"a", "b"}
+    assert incident.result is not None
+    assert (set(incident.result.data["batches"]), incident.result.data["missing"]) == ({"a", "b"}, ["c"])
+    (result,) = world.records("result")
+    assert set(result["body"]["data"]["batches"]) == {"a", "b"}
+    assert result["causation"] == world.records("intent")[-1]["@hash"]
+    assert world.records("close")[-1]["causation"] == result["@hash"]
+    (entry,) = world.parts.ledger.entries().values()
+    assert (entry["state"], entry["failed"], entry["model"], entry["models"]) == ("done", True, "a", ["b"])
+    assert [world.parts.ledger.last_change(model, besides="") is not None for model in MODELS] == [True, True, False]
+    assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
+    assert world.parts.floor.quarantined("c") == frozenset()
+    well(world)
+    world.ask("undo")
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert (world.only().state, kept_out(world)) == ("undone", {})
+
+
+def test_an_undo_that_is_given_up_says_what_it_released(new: Callable[..., Any]) -> None:
+    """One of three is released, and then it fails every time: the log knows which data are kept out, and it can be asked again."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    world.ask("undo")
+    world.run()
+    world.approve("bob")
+    always(world, 1, OSError("no answer"))
+    world.run()
+    for _ in range(world.settings.service.tries_max):
+        world.later(seconds=60)
+    assert (world.only().state, set(kept_out(world))) == ("failed", {"b", "c"})
+    released = world.records("result")[-1]["body"]
+    assert (released["undo"], set(released["data"]["batches"]), released["data"]["missing"]) == (
+        True,
+        {"a"},
+        ["b", "c"],
+    )
+    for model in MODELS:
+        assert world.parts.floor.quarantined(model) == frozenset(world.parts.state.quarantined(model))
+    well(world)
+    world.ask("undo", by="bob")
+    world.run()
+    world.approve("ada")
+    world.run()
+    assert (world.only().state, kept_out(world)) == ("undone", {})
+
+
+def test_where_nobody_can_tell_what_was_done_that_is_said(new: Callable[..., Any]) -> None:
+    """The records cannot be read any more: a person must look, and it counts for every model that it was reserved for."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    die_after(world, 2)
+    with pytest.raises(Crash):
+        world.run()
+    well(world)
+
+    def unreadable(request: Any) -> None:
+        raise AskHuman("a record cannot be read")
+
+    world.actions[ActionName.QUARANTINE_DATA].lookup = unreadable
+    world.restart()
+    incident = world.only()
+    assert (incident.state, incident.result) == ("failed", None)
+    assert str(incident.problem).endswith("what was done of it cannot be told: a record cannot be read")
+    assert world.records("result") == []
+    (entry,) = world.parts.ledger.entries().values()
+    assert (entry["state"], entry["failed"], entry["models"]) == ("done", True, ["b", "c"])
