@@ -2,7 +2,9 @@
 
     model: churn                    # whose failure it is when a pipeline fails; default: every watched model
     environment: production
-    redis_url: null                 # default: DRIFTWARDEN_REDIS_URL, else the running embedded server's
+    redis_url: null                 # default: DRIFTWARDEN_REDIS_URL, else `redis.url` of conf/*/driftwarden/settings.yml, else the
+                                    # running embedded server's
+    redis_prefix: null              # default: `redis.prefix` of those settings
     timeout_s: 60                   # the most that one data set, or one failure, may hold a run up
     spool: {events: 1000, mib: 64, max_age: 7d}   # what is kept on this disk while Redis is away
     watch:
@@ -50,7 +52,7 @@ ROWS_MAX = 20_000
 UPSTREAM_MAX = 16
 _OFF = {"off", "0", "false", "no"}
 _OPTIONS = {"model", "reference", "target", "prediction", "time_column", "metric", "alpha", "environment"}
-_SETTINGS = {"model", "environment", "redis_url", "timeout_s", "spool", "watch"}
+_SETTINGS = {"model", "environment", "redis_url", "redis_prefix", "timeout_s", "spool", "watch"}
 
 
 def _safe(hook: Callable[P, None]) -> Callable[P, None]:
@@ -99,6 +101,8 @@ class DriftwardenHooks:
         watch = settings.get("watch") or {}
         if not isinstance(watch, dict):
             raise BadInput("watch", got=type(watch).__name__, expected="data sets by name", where="driftwarden.yml")
+        if settings.get("redis_prefix") is not None:
+            _check_prefix(settings["redis_prefix"])
         self._settings = settings
         if settings.get("spool") is not None:
             from driftwarden.stream.spool import read_bounds
@@ -310,12 +314,16 @@ class DriftwardenHooks:
             self._away_until = time.monotonic() + AWAY_S
 
     def _publisher(self) -> "Publisher":
+        """To where the service of these settings reads; raises BadInput where they do not load: nobody may read elsewhere."""
+        from driftwarden.settings import load_settings
         from driftwarden.stream.publisher import Publisher
 
-        url = self._settings.get("redis_url") or os.environ.get("DRIFTWARDEN_REDIS_URL") or self._running()
+        redis = load_settings(cwd=self._project).redis
+        url = self._settings.get("redis_url") or (redis.url.get_secret_value() if redis.url else self._running())
         if not url:
             raise Retry("no Redis is configured or running")
-        return Publisher(str(url), timeout_s=ANSWER_S, retry_for_s=0)
+        prefix = self._settings.get("redis_prefix") or redis.prefix
+        return Publisher(str(url), str(prefix), timeout_s=ANSWER_S, retry_for_s=0)
 
     def _spool(self) -> "Spool":
         from driftwarden.stream.spool import Spool
@@ -330,6 +338,18 @@ class DriftwardenHooks:
         from driftwarden.stream.embedded import running_url
 
         return running_url(self._home())
+
+
+def _check_prefix(prefix: object) -> None:
+    from pydantic import ValidationError
+
+    from driftwarden.settings import RedisSettings
+
+    try:
+        RedisSettings.model_validate({"prefix": prefix})
+    except ValidationError:
+        expected = "letters, digits and `_.-` before a colon, like `driftwarden:`"
+        raise BadInput("redis_prefix", got=prefix, expected=expected, where="driftwarden.yml") from None
 
 
 hooks = DriftwardenHooks()

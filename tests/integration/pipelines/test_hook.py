@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
+from driftwarden.stream.publisher import build_event
 
 CODE = """
 from kedro.pipeline import node, pipeline
@@ -179,6 +181,49 @@ def test_nothing_breaks_the_users_run(project: Path, settings: str, environ: dic
     assert done.returncode == 0, done.stderr
     assert said in done.stdout + done.stderr
     assert (project / "data" / "scored.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "stream"),
+    [
+        ("", "redis: {prefix: 'team:'}", "team:events"),
+        ("redis_prefix: 'mine:'", "redis: {prefix: 'team:'}", "mine:events"),
+        ("", "redis: {prefix: no-colon}", None),
+        ("redis_prefix: no-colon", "", None),
+    ],
+)
+def test_events_go_where_the_settings_say_that_the_service_reads(
+    project: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, own: str, settings: str, stream: str | None
+) -> None:
+    """Never to another stream, which nobody reads; where the settings do not load, the event waits in the spool."""
+    from kedro.config import OmegaConfigLoader
+
+    from driftwarden.pipelines.hook import DriftwardenHooks
+    from driftwarden.service.cli.main import run as command
+
+    base = project / "conf" / "base"
+    (base / "driftwarden").mkdir()
+    (base / "driftwarden" / "settings.yml").write_text(settings)
+    (base / "driftwarden.yml").write_text(f"model: shop\n{own}\n")
+    monkeypatch.delenv("DRIFTWARDEN_HOME", raising=False)
+    monkeypatch.setenv("DRIFTWARDEN_REDIS_URL", redis_url)
+    monkeypatch.setenv("DRIFTWARDEN_CONF", str(project / "conf"))
+    loader = OmegaConfigLoader(str(project / "conf"), base_env="base", default_run_env="local")
+    hooks, client = DriftwardenHooks(), connect(redis_url)
+    hooks.after_context_created(SimpleNamespace(project_path=project, config_loader=loader))
+    hooks.on_pipeline_error(KeyError("price"), {})
+    streams = {key.decode(): client.xlen(key) for key in client.scan_iter("*events")}
+    assert streams == ({stream: 1} if stream else {})
+    waiting = [*(project / ".driftwarden" / "spool").glob("*.json")]
+    assert len(waiting) == (1 if settings and stream is None else 0)
+    if stream == "team:events":
+        monkeypatch.chdir(project)
+        (project / "event.json").write_text(
+            json.dumps(build_event({"model": "shop", "kind": "data_drift"}, source="t"))
+        )
+        assert command(["emit", "event.json"]) == 0
+        assert client.xlen(stream) == 2
+    client.close()
 
 
 def test_what_one_run_could_not_publish_the_next_one_does(project: Path, redis_url: str) -> None:
