@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO_S = 1000  # on a machine that is slow and busy
+
+
+def blocks(marker: str) -> list[str]:
+    """Code blocks below `<!-- marker -->`."""
+    return re.findall(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ def run_demo(home: Path, *options: str, data: str | None = None) -> DemoRun:
         cwd=home.parent,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=DEMO_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
