@@ -12,7 +12,7 @@ from driftwarden.agents import remedies
 from driftwarden.agents.causes import CauseScore
 from driftwarden.agents.diagnosis import rank
 from driftwarden.agents.drafts import RETRAINING, CandidateDraft, FindingDraft, PlanDraft
-from driftwarden.agents.tools import plain
+from driftwarden.agents.tools import VERSIONS_MAX, plain
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import AgentStep, Alternative, Candidate, Evidence, Finding, Plan
 from driftwarden.contracts.measurements import (
@@ -71,15 +71,16 @@ class CaseFacts:
         return frozenset(names | {name for score in self.scores for name in score.columns})
 
 
-def read_facts(case: CaseFile) -> CaseFacts:
+def read_facts(case: CaseFile, versions: list[JsonObject] | None = None) -> CaseFacts:
     """Take every measurement (those already taken come from the case's cache) and rank the causes by them all.
 
-    A model that skips a measurement cannot so avoid what it says.
+    A model that skips a measurement cannot so avoid what it says. `versions`: the registry's, where they are known.
     """
     event = case.event()
     measures: dict[str, Measured] = {name: case.measure(name) for name in MEASUREMENT_NAMES}
     scores = tuple(rank(measures, event))
-    return CaseFacts(event, case.model(), case.registry_history(40), measures, scores)
+    versions = case.registry_history(VERSIONS_MAX) if versions is None else versions
+    return CaseFacts(event, case.model(), versions, measures, scores)
 
 
 @dataclass

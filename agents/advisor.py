@@ -5,9 +5,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from driftwarden import telemetry
 from driftwarden.agents import prompts
@@ -19,11 +21,12 @@ from driftwarden.resilience import Breaker
 from driftwarden.settings import AgentSettings
 
 if TYPE_CHECKING:
-    from driftwarden.agents.coordinator import RunResult
+    from driftwarden.agents.coordinator import Coordinator, RunResult
     from driftwarden.tracing import Observation, Tracing
 
 _log = logging.getLogger(__name__)
 _TRIES_INVALID = 2
+_ENDS_WITHIN_S = 0.25
 T = TypeVar("T")
 
 
@@ -75,9 +78,12 @@ class AdkAdvisor:
         asked) or GiveUp (no valid answer); what the case itself raises passes through.
         """
         with telemetry.correlation(correlation_id, incident), self._span(correlation_id, incident) as observation:
-            executor = ThreadPoolExecutor(1, thread_name_prefix="driftwarden-case")
+            # One thread for all that is run for this incident: a run that is given up while it reads the case holds it
+            # still, and the case is read by one thread at a time.
+            executor = ThreadPoolExecutor(1, thread_name_prefix="driftwarden-agents")
+            asked = _Asked(case, knowledge, executor, _task_of(case, incident), incident)
             try:
-                advice = self._advise(case, knowledge, executor, incident, offline=offline)
+                advice = self._advise(asked, offline=offline)
             except Error as error:
                 if observation is not None:
                     observation.failed(error.diagnostics())
@@ -98,44 +104,40 @@ class AdkAdvisor:
         ) as observation:
             yield observation
 
-    def _advise(
-        self, case: CaseFile, knowledge: KnowledgeReader, executor: ThreadPoolExecutor, incident: str, *, offline: bool
-    ) -> Advice:
-        from driftwarden.agents.tools import Toolbox
-
-        toolbox = Toolbox(case, knowledge, executor)
-        task = _task_of(case, incident)
+    def _advise(self, asked: "_Asked", *, offline: bool) -> Advice:
         if offline or not self.model.remote:
-            return _advice(self._run(ModelSettings(), toolbox, task, incident), OFFLINE, ())
+            return _advice(self._run(ModelSettings(), asked), OFFLINE, ())
         try:
-            return self._asked(toolbox, task, incident)
+            return self._ask(asked)
         except (ModelAway, ModelUseless, _NotAsked) as error:
             reason = error.diagnostics()
             if not self.settings.fallback_offline:
                 raise
         _log.warning("the offline reasoner stands in", extra={"model": self.model.name, "reason": reason})
         fallback = AgentStep(agent="coordinator", kind="fallback", name=OFFLINE, summary=shorten(reason, 300))
-        result = self._run(ModelSettings(), toolbox, task, incident)
+        result = self._run(ModelSettings(), asked)
         return _advice(result, f"{OFFLINE} (instead of {self.model.name})", (fallback,))
 
-    def _asked(self, toolbox: Any, task: str, incident: str) -> Advice:
+    def _ask(self, asked: "_Asked") -> Advice:
         """What the remote model says. A fault of the case is not the model's: its breaker hears nothing of it."""
         try:
             self._breaker.admit()
         except Away as away:
             raise _NotAsked(away.dependency, away.reason, again_s=away.again_s) from None
         try:
-            result = self._run(self.model, toolbox, task, incident)
+            result = self._run(self.model, asked)
         except (ModelAway, ModelUseless) as error:
             self._breaker.failed(error.diagnostics())
             raise
         self._breaker.succeeded()
         return _advice(result, self.model.name, ())
 
-    def _run(self, model: ModelSettings, toolbox: Any, task: str, incident: str) -> "RunResult":
+    def _run(self, model: ModelSettings, asked: "_Asked") -> "RunResult":
         """Run the agents; an answer that cannot be used is asked for once more within the same time."""
         from driftwarden.agents.coordinator import ENDLESS, INVALID, Coordinator
+        from driftwarden.agents.tools import Toolbox
 
+        toolbox = Toolbox(asked.case, asked.knowledge)
         coordinator: Coordinator | None = None
         deadline = _Deadline(self.settings.timeout_s)
         for attempt in range(1, _TRIES_INVALID + 1):
@@ -145,7 +147,7 @@ class AdkAdvisor:
             )
             coordinator.facts = facts
             try:
-                return _loop(coordinator.run(task, incident, timeout_s=deadline.left_s()))
+                return self._wait(coordinator, asked, deadline.left_s())
             except INVALID as error:
                 reason = shorten(f"{type(error).__name__}: {error}", 200)
                 _log.info("an answer of the agents' model cannot be used", extra={"attempt": attempt, "reason": reason})
@@ -155,11 +157,30 @@ class AdkAdvisor:
             except Error:
                 raise
             except TimeoutError:
+                toolbox.close()
                 late = model.request_timeout_s if deadline.left_s() > 0 else self.settings.timeout_s
                 raise ModelAway(f"the agents' model `{model.name}` did not answer within {late:g} s") from None
             except Exception as error:
                 raise _model_failure(model, error) from error
         raise ModelUseless(f"the agents' model `{model.name}` gave no valid answer in {_TRIES_INVALID} tries: {reason}")
+
+    def _wait(self, coordinator: "Coordinator", asked: "_Asked", timeout_s: float) -> "RunResult":
+        """Run on the incident's thread, in a copy of the running context.
+
+        The run ends itself at its time limit, but not while it reads the case: then it is not waited for.
+        """
+        run = partial(_loop, partial(coordinator.run, asked.task, asked.incident, timeout_s=timeout_s))
+        return asked.executor.submit(copy_context().run, run).result(timeout_s + _ENDS_WITHIN_S)
+
+
+class _Asked(NamedTuple):
+    """What one call of `advise` is about, and the thread that works on it."""
+
+    case: CaseFile
+    knowledge: KnowledgeReader
+    executor: ThreadPoolExecutor
+    task: str
+    incident: str
 
 
 class _NotAsked(Away):
@@ -170,9 +191,7 @@ class _Deadline:
     """One span of time that several attempts share."""
 
     def __init__(self, seconds: float) -> None:
-
-        self._now = time.monotonic
-        self._end = self._now() + seconds
+        self._end = time.monotonic() + seconds
 
     def left_s(self) -> float:
         """Seconds left, not below zero."""
@@ -207,11 +226,11 @@ def _model_failure(model: ModelSettings, error: Exception) -> Error:
     return ModelAway(message) if model.remote else ModelUseless(message)
 
 
-def _loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop of its own, which does not wait for helper threads (a name look-up that hangs) at its end."""
+def _loop(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run what `run` begins on a loop of its own, which does not wait for helper threads (a name look-up that hangs) at its end."""
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(coroutine)
+        return loop.run_until_complete(run())
     finally:
         try:
             tasks = asyncio.all_tasks(loop)

@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import json
 import sys
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 from google.adk.agents import LlmAgent
@@ -29,8 +31,15 @@ from driftwarden.agents.advice import CaseFacts, Notes, build_plan, ground_findi
 from driftwarden.agents.drafts import FindingDraft, PlanDraft
 from driftwarden.agents.models import ModelSettings, build_models, close_models
 from driftwarden.agents.ollama import ModelAnswerInvalid
-from driftwarden.agents.read_tool import ReadTool
-from driftwarden.agents.tools import NOTICE, Toolbox, bounded
+from driftwarden.agents.read_tool import ReadTools
+from driftwarden.agents.tools import (
+    INVESTIGATORS_TOOLS,
+    NOTICE,
+    STRATEGISTS_TOOLS,
+    VERSIONS_MAX,
+    Toolbox,
+    bounded,
+)
 from driftwarden.contracts.findings import AgentStep, Finding, Plan
 from driftwarden.contracts.ports import JsonObject
 from driftwarden.errors import shorten
@@ -71,83 +80,50 @@ class Coordinator:
         self.facts: CaseFacts | None = None
         self.result = RunResult()
         self._open: dict[str, int] = {}
-        self._models = build_models(model)
 
     async def run(self, task: str, session_id: str, *, timeout_s: float) -> RunResult:
         """Run to the end; raises TimeoutError, one of INVALID, ENDLESS, or what the model's client raised."""
+        models = build_models(self.model) if self.model.remote else ()
         runner = Runner(
-            app=App(name=APP, root_agent=self._workflow(), plugins=[_Guard(name="guard")]),
+            app=_app(*models, declared=True) if models else _offline_app(),
             session_service=InMemorySessionService(),
             auto_create_session=True,
         )
         config = RunConfig(
             max_llm_calls=self.llm_calls_max,
             http_options=types.HttpOptions(timeout=int(self.model.request_timeout_s * 1000)),
-            telemetry=TelemetryConfig(
-                capture_message_content=ContentCapturingMode.SPAN_ONLY
-                if self.capture_content
-                else ContentCapturingMode.NO_CONTENT
-            ),
+            telemetry=_telemetry(self.capture_content, self.model.remote),
         )
         message = types.UserContent(task)
+        _running.set(self)  # in this task and those that it begins: a run is a task of its own
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                contextlib.aclosing(
-                    runner.run_async(user_id=APP, session_id=session_id, new_message=message, run_config=config)
-                ) as events,
-            ):
-                async for event in events:
-                    self._note(event)
+            with self.toolbox.in_use():
+                async with (
+                    asyncio.timeout(timeout_s),
+                    contextlib.aclosing(
+                        runner.run_async(user_id=APP, session_id=session_id, new_message=message, run_config=config)
+                    ) as events,
+                ):
+                    async for event in events:
+                        self._note(event)
         finally:
-            await close_models(self._models)
-            await runner.session_service.delete_session(app_name=APP, user_id=APP, session_id=session_id)
+            await close_models(models)
         if self.result.finding is None or self.result.plan is None:
             raise ModelAnswerInvalid("the agents ended without a finding and a plan")
         return self.result
 
-    def _workflow(self) -> Workflow:
-        box = self.toolbox
-        case_tools = [ReadTool(tool) for tool in box.case_tools()]
-        measure_tools = {tool.__name__: ReadTool(tool) for tool in box.measure_tools()}
-        knowledge_tools = [ReadTool(tool) for tool in box.knowledge_tools()]
-        investigator = LlmAgent(
-            name="investigator",
-            description="Finds out why a model drifted.",
-            model=self._models[0],
-            instruction=lambda _: prompts.INVESTIGATOR,
-            tools=[*case_tools, *measure_tools.values(), *knowledge_tools],
-            output_schema=FindingDraft,
-        )
-        strategist = LlmAgent(
-            name="strategist",
-            description="Plans what would help.",
-            model=self._models[1],
-            instruction=lambda _: prompts.STRATEGIST,
-            tools=[*case_tools, measure_tools["measure_performance"], *knowledge_tools],
-            output_schema=PlanDraft,
-        )
-
-        async def ground(node_input: Any) -> str:
-            """Hold the investigator's draft against the measurements and brief the strategist."""
-            return await self._ground(node_input)
-
-        async def settle(node_input: Any) -> JsonObject:
-            """Make the plan of the strategist's draft."""
-            return await self._settle(node_input)
-
-        return Workflow(name="coordinator", edges=[(START, investigator, ground, strategist, settle)])
-
-    async def _facts(self) -> CaseFacts:
+    def _facts(self) -> CaseFacts:
         if self.facts is None:
-            self.facts = await self.toolbox.read(read_facts, self.toolbox.case)
+            box = self.toolbox
+            self.facts = box.read(lambda: read_facts(box.case, box.versions(VERSIONS_MAX)))
         return self.facts
 
-    async def _ground(self, node_input: Any) -> str:
+    def ground(self, node_input: Any) -> str:
+        """Hold the investigator's draft against the measurements and brief the strategist."""
         draft = _draft(FindingDraft, node_input, "investigator")
         self._step("investigator", "answer", "finding", {}, f"{draft.root_cause.value}: {draft.summary}")
         notes = Notes()
-        finding = ground_finding(draft, await self._facts(), self.toolbox.found, notes)
+        finding = ground_finding(draft, self._facts(), self.toolbox.found, notes)
         self.result.finding = finding
         self.result.steps += notes.steps
         brief = {
@@ -160,11 +136,12 @@ class Coordinator:
         }
         return f"The finding ({NOTICE}):\n{json.dumps(bounded(brief))}"
 
-    async def _settle(self, node_input: Any) -> JsonObject:
+    def settle(self, node_input: Any) -> JsonObject:
+        """Make the plan of the strategist's draft."""
         draft = _draft(PlanDraft, node_input, "strategist")
         self._step("strategist", "answer", "plan", {}, ", ".join(item.action for item in draft.candidates))
         notes = Notes()
-        self.result.plan = build_plan(draft, await self._facts(), self.toolbox.found, notes)
+        self.result.plan = build_plan(draft, self._facts(), self.toolbox.found, notes)
         self.result.steps += notes.steps
         return self.result.plan.model_dump(mode="json")
 
@@ -209,6 +186,51 @@ class _Guard(BasePlugin):
     async def on_tool_error_callback(self, *, tool: Any, tool_args: Any, tool_context: Any, error: Exception) -> Any:
         """Tell the model in one line."""
         return {"status": "error", "error": shorten(f"{type(error).__name__}: {error}", 200)}
+
+
+_running: ContextVar[Coordinator] = ContextVar("driftwarden_coordinator")
+
+
+def _app(investigates: Any, strategises: Any, *, declared: bool) -> App:
+    """The workflow of the agents; it holds nothing of a case: nodes and tools find theirs in the running context."""
+    investigator = LlmAgent(
+        name="investigator",
+        description="Finds out why a model drifted.",
+        model=investigates,
+        instruction=lambda _: prompts.INVESTIGATOR,
+        tools=[ReadTools(INVESTIGATORS_TOOLS, declared=declared)],
+        output_schema=FindingDraft,
+    )
+    strategist = LlmAgent(
+        name="strategist",
+        description="Plans what would help.",
+        model=strategises,
+        instruction=lambda _: prompts.STRATEGIST,
+        tools=[ReadTools(STRATEGISTS_TOOLS, declared=declared)],
+        output_schema=PlanDraft,
+    )
+
+    async def ground(node_input: Any) -> str:
+        return _running.get().ground(node_input)
+
+    async def settle(node_input: Any) -> JsonObject:
+        return _running.get().settle(node_input)
+
+    workflow = Workflow(name="coordinator", edges=[(START, investigator, ground, strategist, settle)])
+    return App(name=APP, root_agent=workflow, plugins=[_Guard(name="guard")])
+
+
+@cache
+def _offline_app() -> App:
+    """One for all runs of a process: the offline reasoner has no connections, and so nothing that belongs to a run."""
+    return _app(*build_models(ModelSettings()), declared=False)
+
+
+@cache
+def _telemetry(capture_content: bool, remote: bool) -> TelemetryConfig:
+    return TelemetryConfig(
+        capture_message_content=ContentCapturingMode.SPAN_ONLY if capture_content else ContentCapturingMode.NO_CONTENT
+    )
 
 
 def _draft(schema: type[D], node_input: Any, agent: str) -> D:

@@ -59,9 +59,9 @@ def build_models(settings: ModelSettings) -> tuple[Any, Any]:
     return model, model
 
 
-async def close_models(models: tuple[Any, Any]) -> None:
+async def close_models(models: tuple[Any, ...]) -> None:
     """Close the connections that a run opened."""
-    client = vars(models[0]).get("api_client")
+    client = vars(models[0]).get("api_client") if models else None
     if client is not None:
         await client.aio.aclose()
         client.close()

@@ -1,14 +1,15 @@
 """The agents' tools: read-only views of one case and of the knowledge base, answered in JSON of bounded size.
 
-Docstrings are what a language model reads. Whatever was written outside (events, passages, tags, category values) comes
+Docstrings are what a language model reads. The tools are made once in a process and read the case of the run that they are
+called in (`Toolbox.in_use`). Whatever was written outside (events, passages, tags, category values) comes
 back below `data`, under a notice that it is data.
 """
 
 import asyncio
-import contextvars
 import math
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
 from driftwarden.contracts.measurements import MEASUREMENT_NAMES, Measured, MeasurementName
@@ -20,6 +21,7 @@ TEXT_CHARS_MAX = 400
 PASSAGE_CHARS_MAX = 1_600
 ITEMS_MAX = 40
 KEYS_MAX = 60
+VERSIONS_MAX = 40
 _DEPTH_MAX = 6
 
 Tool = Callable[..., Awaitable[JsonObject]]
@@ -66,124 +68,154 @@ def bounded(value: Any, *, text_chars: int = TEXT_CHARS_MAX, depth: int = 0) -> 
 
 def plain(text: str, chars_max: int) -> str:
     """The text without control characters and lone surrogates, at most `chars_max` long."""
-    text = text[: chars_max + 1].encode("utf-8", "replace").decode()
+    text = text[: chars_max + 1]
+    if text.isprintable():  # nearly always, and never with a lone surrogate in it
+        return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+    text = text.encode("utf-8", "replace").decode()
     text = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
 class Toolbox:
-    """The tools over one case; remembers which passages were really found, so that a citation can be checked.
+    """What the tools read in one run; remembers which passages were really found, so that a citation can be checked.
 
-    The case is read by one thread of `executor` at a time: reading may take seconds, and its methods need not be
-    thread-safe.
+    The case is read by the thread of the run alone: its methods need not be thread-safe, and may take seconds.
     """
 
-    def __init__(self, case: CaseFile, knowledge: KnowledgeReader, executor: Executor) -> None:
+    def __init__(self, case: CaseFile, knowledge: KnowledgeReader) -> None:
         """Nothing is read yet."""
         self.case = case
         self.knowledge = knowledge
-        self._executor = executor
         self.found: set[str] = set()
+        self._versions: list[JsonObject] | None = None
+        self._closed = False
 
-    async def read(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Call a blocking reader without holding up the event loop; log lines and spans keep their correlation id."""
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, lambda: context.run(lambda: function(*arguments, **named))
-        )
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The tools read this case within the block, and in the tasks and copied contexts that begin in it."""
+        token = _box.set(self)
+        try:
+            yield
+        finally:
+            _box.reset(token)
 
-    async def answer(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> JsonObject:
+    def close(self) -> None:
+        """The run was given up: whatever of it goes on reads nothing more."""
+        self._closed = True
+
+    def read(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Call a blocking reader; raises CancelledError after `close`."""
+        if self._closed:
+            raise asyncio.CancelledError
+        return function(*arguments, **named)
+
+    def versions(self, limit: int) -> list[JsonObject]:
+        """The newest versions of the registry's history, which is asked for once in a run."""
+        if self._versions is None:
+            self._versions = self.case.registry_history(VERSIONS_MAX)
+        return self._versions[:limit]
+
+    def answer(self, function: Callable[..., Any], *arguments: Any, text_chars: int = TEXT_CHARS_MAX) -> JsonObject:
         """A tool's answer: the data, or in one line why there is none."""
         try:
-            data = await self.read(function, *arguments, **named)
+            data = self.read(function, *arguments)
         except Error as error:
             return {"status": "error", "error": plain(error.diagnostics(), TEXT_CHARS_MAX)}
         except Exception as error:  # noqa: BLE001 - one tool's fault must not end the investigation
             return {"status": "error", "error": shorten(f"{type(error).__name__}: {error}", TEXT_CHARS_MAX)}
         if isinstance(data, Measured):
             data = data.model_dump(mode="json")
-        return {"status": "ok", "notice": NOTICE, "data": bounded(data)}
+        return {"status": "ok", "notice": NOTICE, "data": bounded(data, text_chars=text_chars)}
 
-    def case_tools(self) -> list[Tool]:
-        """Tools that read the case itself."""
-        case = self.case
 
-        async def get_event() -> JsonObject:
-            """Read the drift event as its producer sent it: model, kind, window, columns with scores, drift share,
-            reported performance, detector. A producer may be wrong: verify with the measure tools."""
-            return await self.answer(case.event)
+_box: ContextVar[Toolbox] = ContextVar("driftwarden_toolbox")
 
-        async def get_model_card() -> JsonObject:
-            """Read the watched model's card: task, target, metric, cost of a retraining, what a lost point of the
-            metric costs a day, share of the traffic, fallback version, upstream data sets."""
-            return await self.answer(case.model)
 
-        async def metric_history(limit: int = 20) -> JsonObject:
-            """Read earlier windows of this model, newest last: metric, reference, share of drifted columns, outcome.
+async def get_event() -> JsonObject:
+    """Read the drift event as its producer sent it: model, kind, window, columns with scores, drift share,
+    reported performance, detector. A producer may be wrong: verify with the measure tools."""
+    box = _box.get()
+    return box.answer(box.case.event)
 
-            Args:
-                limit: how many windows, 1 to 40.
-            """
-            return await self.answer(case.metric_history, _within(limit, ITEMS_MAX))
 
-        async def registry_history(limit: int = 10) -> JsonObject:
-            """Read the model's registered versions, newest first: aliases, when and on which rows they were trained,
-            metrics. Only a version that stands here can be rolled back to.
+async def get_model_card() -> JsonObject:
+    """Read the watched model's card: task, target, metric, cost of a retraining, what a lost point of the
+    metric costs a day, share of the traffic, fallback version, upstream data sets."""
+    box = _box.get()
+    return box.answer(box.case.model)
 
-            Args:
-                limit: how many versions, 1 to 40.
-            """
-            return await self.answer(case.registry_history, _within(limit, ITEMS_MAX))
 
-        async def recent_changes() -> JsonObject:
-            """Read what changed lately around this model: actions taken, quarantined batches, new references, open
-            incidents of models fed by the same upstream tables."""
-            return await self.answer(case.recent_changes)
+async def metric_history(limit: int = 20) -> JsonObject:
+    """Read earlier windows of this model, newest last: metric, reference, share of drifted columns, outcome.
 
-        return [get_event, get_model_card, metric_history, registry_history, recent_changes]
+    Args:
+        limit: how many windows, 1 to 40.
+    """
+    box = _box.get()
+    return box.answer(box.case.metric_history, _within(limit, ITEMS_MAX))
 
-    def measure_tools(self) -> list[Tool]:
-        """One tool per measurement, `measure_<name>`."""
-        return [self._measure_tool(name) for name in MEASUREMENT_NAMES]
 
-    def _measure_tool(self, name: MeasurementName) -> Tool:
-        async def measure() -> JsonObject:
-            return await self.answer(self.case.measure, name)
+async def registry_history(limit: int = 10) -> JsonObject:
+    """Read the model's registered versions, newest first: aliases, when and on which rows they were trained,
+    metrics. Only a version that stands here can be rolled back to.
 
-        measure.__name__ = measure.__qualname__ = f"measure_{name}"
-        measure.__doc__ = MEASURE_DOCS[name] + " `unavailable` says why nothing could be measured."
-        return measure
+    Args:
+        limit: how many versions, 1 to 40.
+    """
+    box = _box.get()
+    return box.answer(box.versions, _within(limit, VERSIONS_MAX))
 
-    def knowledge_tools(self) -> list[Tool]:
-        """The search of the knowledge base."""
 
-        async def search_knowledge(query: str, kind: str = "any", root_cause: str = "", limit: int = 5) -> JsonObject:
-            """Search runbooks and past incidents. Cite what you use by its `id`.
+async def recent_changes() -> JsonObject:
+    """Read what changed lately around this model: actions taken, quarantined batches, new references, open
+    incidents of models fed by the same upstream tables."""
+    box = _box.get()
+    return box.answer(box.case.recent_changes)
 
-            Args:
-                query: what to look for, in plain words.
-                kind: `runbook`, `incident` or `any`.
-                root_cause: restrict the search to one root cause; empty for all.
-                limit: how many passages, 1 to 8.
-            """
-            wanted: Literal["runbook", "incident"] | None = (
-                "runbook" if kind == "runbook" else "incident" if kind == "incident" else None
-            )
 
-            def search() -> list[JsonObject]:
-                hits = self.knowledge.search(
-                    plain(query, TEXT_CHARS_MAX), kind=wanted, root_cause=root_cause or None, limit=_within(limit, 8)
-                )
-                self.found.update(hit.id for hit in hits)
-                return [{**hit.model_dump(mode="json"), "text": plain(hit.text, PASSAGE_CHARS_MAX)} for hit in hits]
+async def search_knowledge(query: str, kind: str = "any", root_cause: str = "", limit: int = 5) -> JsonObject:
+    """Search runbooks and past incidents. Cite what you use by its `id`.
 
-            try:
-                hits = await self.read(search)
-            except Exception as error:  # noqa: BLE001 - a plan without citations is still a plan
-                return {"status": "error", "error": shorten(f"{type(error).__name__}: {error}", TEXT_CHARS_MAX)}
-            return {"status": "ok", "notice": NOTICE, "data": bounded(hits, text_chars=PASSAGE_CHARS_MAX)}
+    Args:
+        query: what to look for, in plain words.
+        kind: `runbook`, `incident` or `any`.
+        root_cause: restrict the search to one root cause; empty for all.
+        limit: how many passages, 1 to 8.
+    """
+    box = _box.get()
+    wanted: Literal["runbook", "incident"] | None = (
+        "runbook" if kind == "runbook" else "incident" if kind == "incident" else None
+    )
 
-        return [search_knowledge]
+    def search() -> list[JsonObject]:
+        hits = box.knowledge.search(
+            plain(query, TEXT_CHARS_MAX), kind=wanted, root_cause=root_cause or None, limit=_within(limit, 8)
+        )
+        box.found.update(hit.id for hit in hits)
+        return [{**hit.model_dump(mode="json"), "text": plain(hit.text, PASSAGE_CHARS_MAX)} for hit in hits]
+
+    return box.answer(search, text_chars=PASSAGE_CHARS_MAX)
+
+
+def _measure_tool(name: MeasurementName) -> Tool:
+    async def measure() -> JsonObject:
+        box = _box.get()
+        return box.answer(box.case.measure, name)
+
+    measure.__name__ = measure.__qualname__ = f"measure_{name}"
+    measure.__doc__ = MEASURE_DOCS[name] + " `unavailable` says why nothing could be measured."
+    return measure
+
+
+CASE_TOOLS: tuple[Tool, ...] = (get_event, get_model_card, metric_history, registry_history, recent_changes)
+MEASURE_TOOLS: tuple[Tool, ...] = tuple(_measure_tool(name) for name in MEASUREMENT_NAMES)
+KNOWLEDGE_TOOLS: tuple[Tool, ...] = (search_knowledge,)
+INVESTIGATORS_TOOLS = (*CASE_TOOLS, *MEASURE_TOOLS, *KNOWLEDGE_TOOLS)
+STRATEGISTS_TOOLS = (
+    *CASE_TOOLS,
+    MEASURE_TOOLS[MEASUREMENT_NAMES.index("performance")],
+    *KNOWLEDGE_TOOLS,
+)
 
 
 def _within(number: int, most: int) -> int:

@@ -2,13 +2,20 @@
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fakes.cases import ScriptedCase, ScriptedKnowledge
 
-from driftwarden.agents.tools import NOTICE, Toolbox, bounded
+from driftwarden.agents.tools import (
+    INVESTIGATORS_TOOLS,
+    MEASURE_TOOLS,
+    NOTICE,
+    STRATEGISTS_TOOLS,
+    Toolbox,
+    bounded,
+    search_knowledge,
+)
 from driftwarden.contracts.measurements import MEASUREMENT_NAMES
 from driftwarden.errors import NotFound
 from driftwarden.telemetry import correlation, current_correlation
@@ -16,18 +23,16 @@ from driftwarden.telemetry import correlation, current_correlation
 
 def ask(case: Any, name: str, knowledge: Any = None, **arguments: Any) -> dict[str, Any]:
     """Call one tool by name."""
-    with ThreadPoolExecutor(1) as executor:
-        box = Toolbox(case, knowledge or ScriptedKnowledge(), executor)
-        tools = {tool.__name__: tool for tool in [*box.case_tools(), *box.measure_tools(), *box.knowledge_tools()]}
+    tools = {tool.__name__: tool for tool in INVESTIGATORS_TOOLS}
+    with Toolbox(case, knowledge or ScriptedKnowledge()).in_use():
         return asyncio.run(tools[name](**arguments))  # type: ignore[arg-type]
 
 
 def test_there_is_a_documented_tool_for_every_measurement() -> None:
     """Each tool's docstring is what a language model reads."""
-    with ThreadPoolExecutor(1) as executor:
-        tools = Toolbox(ScriptedCase(), ScriptedKnowledge(), executor).measure_tools()
-    assert [tool.__name__ for tool in tools] == [f"measure_{name}" for name in MEASUREMENT_NAMES]
-    assert all(len(tool.__doc__ or "") > 80 for tool in tools)
+    assert [tool.__name__ for tool in MEASURE_TOOLS] == [f"measure_{name}" for name in MEASUREMENT_NAMES]
+    assert all(len(tool.__doc__ or "") > 80 for tool in INVESTIGATORS_TOOLS)
+    assert {*STRATEGISTS_TOOLS} < {*INVESTIGATORS_TOOLS}
 
 
 def test_an_answer_stays_small_and_is_marked_as_data() -> None:
@@ -63,14 +68,14 @@ def test_limits_are_kept_within_bounds(limit: int, seen: int) -> None:
 
 def test_found_passages_are_remembered_for_citations() -> None:
     """Only what a search returned can be cited."""
-    with ThreadPoolExecutor(1) as executor:
-        box = Toolbox(ScriptedCase(), ScriptedKnowledge(), executor)
-        asyncio.run(box.knowledge_tools()[0]("missing values", kind="runbook", root_cause="missing_values"))  # type: ignore[arg-type]
+    box = Toolbox(ScriptedCase(), ScriptedKnowledge())
+    with box.in_use():
+        asyncio.run(search_knowledge("missing values", kind="runbook", root_cause="missing_values"))
     assert box.found == {"runbook:missing_values"}
 
 
 def test_reading_happens_in_the_callers_correlation() -> None:
-    """Log lines of a measurement carry the incident, though another thread takes it."""
+    """Log lines of a measurement carry the incident."""
     seen = []
 
     class Looking(ScriptedCase):
