@@ -1,8 +1,17 @@
-"""What the writer makes durable in one go: lines, a new file, a note beside the log."""
+"""Group commit: what many threads hand in is made durable batch by batch, each with one sync.
+
+A thread that finds nobody writing writes its own batch and then some of those that were filled meanwhile, for to wake
+another thread costs more than to write. Those who wait are woken one after another, each by the one before it: the
+interpreter runs one thread at a time, and the one that writes must not queue behind all the others.
+"""
 
 import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+BATCHES_IN_A_ROW = 8  # that one thread writes before it hands over, lest its own caller wait for ever
 
 
 @dataclass(frozen=True)
@@ -24,13 +33,117 @@ Op = bytes | Rotate | Note
 
 
 class Batch:
-    """What one sync makes durable, or, as `failure` says, did not. Its gate is shut until it is done; where it is open
-    before, the first who comes through writes it."""
+    """What one sync makes durable, or, as `failure` says, did not; `gates`: shut locks of those who wait for it."""
+
+    __slots__ = ("done", "failure", "gates", "ops")
 
     def __init__(self) -> None:
-        """Begin an empty batch, its gate shut."""
+        """Begin an empty batch."""
         self.ops: list[Op] = []
         self.done = False
         self.failure: str | None = None
-        self.gate = threading.Lock()
-        self.gate.acquire()
+        self.gates: list[threading.Lock] = []
+
+
+class GroupCommit:
+    """Batches in the order of their creation, one at a time. `write` makes one durable and says why it could not."""
+
+    def __init__(self, write: Callable[[list[Op]], str | None], die: Callable[[BaseException], str]) -> None:
+        """`die` is told of what interrupted a write and gives the reason to those who wait."""
+        self._write, self._die = write, die
+        self._lock = threading.Lock()
+        self._batch: Batch | None = None
+        self._writing = False
+        self._decided: deque[threading.Lock] = deque()  # whose batch is done and who are not woken yet
+        self._waking = False  # one of them is woken and has not yet woken the next
+
+    def hand_in(self, ops: list[Op]) -> "tuple[Batch, threading.Lock | None]":
+        """The batch that these are part of, and a gate to wait at; None where nobody is writing, so that who hands in must."""
+        with self._lock:
+            batch = self._batch
+            if batch is None:
+                batch = self._batch = Batch()
+            batch.ops += ops
+            if not self._writing:
+                self._writing = True
+                return batch, None
+            gate = threading.Lock()
+            gate.acquire()
+            batch.gates.append(gate)
+            return batch, gate
+
+    def finish(self, batch: Batch, gate: "threading.Lock | None") -> str | None:
+        """Wait until the batch is done, or write it; returns why it is not durable, None where it is."""
+        if gate is not None:
+            try:
+                gate.acquire()
+            except BaseException:
+                self._leave(batch, gate)
+                raise
+            if batch.done:
+                self._wake_next()
+                return batch.failure
+        self._lead()
+        return batch.failure
+
+    def _lead(self) -> None:
+        """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
+        for _ in range(BATCHES_IN_A_ROW):
+            with self._lock:
+                batch, self._batch = self._batch, None
+                if batch is None:
+                    self._writing = False
+                    return
+            try:
+                batch.failure = self._write(batch.ops)
+            except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
+                self._abandon(batch, self._die(error))
+                raise
+            self._decide(batch)
+        with self._lock:
+            self._hand_over()
+
+    def _decide(self, batch: Batch) -> None:
+        with self._lock:
+            batch.done = True
+            self._decided += batch.gates
+            if not self._waking and self._decided:
+                self._waking = True
+                self._decided.popleft().release()
+
+    def _wake_next(self) -> None:
+        with self._lock:
+            if self._decided:
+                self._decided.popleft().release()
+            else:
+                self._waking = False
+
+    def _hand_over(self) -> None:
+        """Under the lock: wake one who waits for the batch that is being filled to write it, where there is one."""
+        if self._batch is not None and self._batch.gates:
+            self._batch.gates.pop(0).release()
+        else:
+            self._writing = False
+
+    def _leave(self, batch: Batch, gate: threading.Lock) -> None:
+        """Somebody was interrupted at a gate: what they were to do, if they had been woken, another does."""
+        with self._lock:
+            if not batch.done:
+                if gate in batch.gates:
+                    batch.gates.remove(gate)
+                else:
+                    self._hand_over()
+                return
+            if gate in self._decided:
+                self._decided.remove(gate)
+                return
+        self._wake_next()
+
+    def _abandon(self, batch: Batch, reason: str) -> None:
+        """Nobody goes on writing: who waits, for this batch or the next, hears that it is lost."""
+        with self._lock:
+            lost, self._batch, self._writing = self._batch, None, False
+        for one in (batch, lost):
+            if one is not None:
+                one.failure = reason
+                self._decide(one)

@@ -14,6 +14,8 @@ from driftwarden.keyfile import give_to_owner
 
 NOTES_FOLDER = "checkpoints"
 UNWRITABLE_MARK = "unwritable"
+# Each write returns as if fdatasync had followed it (POSIX, synchronised I/O data integrity): one wait instead of two.
+DURABLE = getattr(os, "O_DSYNC", 0)
 _CHUNK_BYTES = 1 << 18  # what is read stays in the processor's cache until it is hashed
 _NEWLINE = 0x0A
 
@@ -102,11 +104,6 @@ def heads(directory: Path) -> dict[str, Head]:
     return found
 
 
-def sync_data(handle: int) -> None:
-    """Force a file's bytes to the disk."""
-    getattr(os, "fdatasync", os.fsync)(handle)
-
-
 def sync_folder(directory: Path) -> None:
     """Force a folder's entries to the disk, so that a new file is found after a power failure."""
     handle = os.open(directory, os.O_RDONLY)
@@ -121,6 +118,13 @@ def write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def write_durably(handle: int, data: bytes) -> None:
+    """Write every byte of `data` to the disk; `handle` was opened with `DURABLE`."""
+    write_all(handle, data)
+    if not DURABLE:
+        os.fsync(handle)
 
 
 def create_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:

@@ -102,12 +102,38 @@ def _is_secret(key: str) -> bool:
 
 def clean_bytes(body: dict[str, Any]) -> bytes:
     """Canonical bytes of a body without its secrets: `encode(redact(plain(body)))`, quick where there is nothing to hide."""
-    kept = _without_names(body)
     try:
-        data = encode_checked(kept)
-    except ValueError:  # a lone surrogate, or an integer beyond 2^53
-        return encode(redact(plain(body)))
+        kept = body
+        data = encode_checked(body)  # refuses what has no end, so the walk has one
+        if not _is_ordinary(body):
+            kept = _without_names(body)
+            data = encode_checked(kept)
+    except ValueError:
+        try:
+            kept = _without_names(body)
+            data = encode_checked(kept)
+        except ValueError:  # a lone surrogate, or an integer beyond 2^53
+            return encode(redact(plain(body)))
     return encode(redact(kept)) if _may_hold_a_secret(data) else data
+
+
+def _is_ordinary(body: dict[str, Any]) -> bool:
+    """Whether all of a body is as it is written: no key names a secret, no value must be made plain."""
+    nodes: list[Any] = [body]
+    for node in nodes:  # grows meanwhile
+        if type(node) is dict:
+            if not _harmless.issuperset(node):
+                return False
+            node = node.values()
+        if _ATOMS.issuperset(map(type, node)):
+            continue
+        for item in node:
+            kind = type(item)
+            if kind is dict or kind is list or kind is tuple:
+                nodes.append(item)
+            elif kind not in _ATOMS:
+                return False
+    return True
 
 
 def _may_hold_a_secret(data: bytes) -> bool:
@@ -117,7 +143,7 @@ def _may_hold_a_secret(data: bytes) -> bool:
             for word in words:
                 if word in data:
                     return True
-    if b'\\"' not in data:
+    if b"\\" not in data or b'\\"' not in data:
         return False
     lowered = data.lower()
     return not data.isascii() or any(end in lowered for end in _EMBEDDED_SIGNS)

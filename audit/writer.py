@@ -1,9 +1,8 @@
 """The writer: one stream per process, one line per record, on the disk before `append` returns.
 
-Records are staged under a lock (that gives each its place in the chain) and committed in batches, each with one
-fdatasync: a thread that finds nobody writing writes its own batch and then some of those that were filled meanwhile, for
-to wake another thread costs more than to write; whoever staged a record in one of them waits for that. After a failed
-write or sync the writer is dead: what reached the disk is not known, so nothing may be added and nothing may execute.
+Records are staged under a lock (that gives each its place in the chain) and committed in batches (`batch.py`), each with one
+write that is on the disk when it returns. After a failed write the writer is dead: what reached the disk is not known, so
+nothing may be added and nothing may execute.
 """
 
 import os
@@ -17,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 from driftwarden import __version__
 from driftwarden.audit import files, notes
-from driftwarden.audit.batch import Batch, Note, Op, Rotate
+from driftwarden.audit.batch import GroupCommit, Note, Op, Rotate
 from driftwarden.audit.codec import encode
 from driftwarden.audit.merkle import Tree, leaf_hash
 from driftwarden.audit.record import FORMAT, GENESIS, LINE_BYTES_MAX, check_envelope, seal
@@ -30,7 +29,6 @@ from driftwarden.keyfile import give_to_owner, make_folder
 from driftwarden.strict import plain
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_BATCHES_IN_A_ROW = 8  # that one thread writes before it hands over, lest its own caller wait for ever
 _SELF = Actor(kind="service", id="audit")
 
 
@@ -60,30 +58,31 @@ class AuditWriter:
         key_path: Path | None = None,
         limits: Limits | None = None,
         personal: tuple[str, ...] = (),
-        sync: Callable[[int], None] = files.sync_data,
+        write: Callable[[int, bytes], None] = files.write_durably,
     ) -> None:
         """Open a new stream in `directory` (created) with its `open` record on disk.
 
         `key_path`: the log's signing key, created on first use (default: `keys/audit.key` beside the folder).
-        `personal`: body paths whose values are written as salted commitments (`reason`, `granted.*.by`).
+        `personal`: body paths whose values are written as salted commitments (`reason`, `granted.*.by`). `write`: how bytes
+        are made durable on a file that was opened with `files.DURABLE`.
         Raises LogUnwritable where the folder cannot be written or an operator has not yet acted on an earlier failure.
         """
         if not _LABEL.fullmatch(stream):
             raise BadInput("audit stream", got=stream, expected="1-80 of A-Z a-z 0-9 . _ -")
-        self._clock, self._limits, self._sync = clock, limits or Limits(), sync
+        self._clock, self._limits, self._write_out = clock, limits or Limits(), write
         self._directory, self._notes_folder = directory, directory / files.NOTES_FOLDER
-        self._mutex, self._handing, self._disk = threading.Lock(), threading.Lock(), threading.Lock()
+        self._mutex, self._disk = threading.Lock(), threading.Lock()
+        self._commit = GroupCommit(self._write_batch, self._die_of)
         self._staged: list[Op] = []
-        self._writing = False
         self._pid, self._handle = os.getpid(), -1
         self._dead: str | None = None
         self._closed = False
-        self._batch: Batch | None = None
         self._seq, self._prev, self._ts = 0, GENESIS, ""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         started = clock.now()
         self.stream = f"{stream}-{started.astimezone(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
+        self._stream_bytes = self.stream.encode()
         try:
             make_folder(self._notes_folder)
             mark = directory / files.UNWRITABLE_MARK
@@ -134,7 +133,7 @@ class AuditWriter:
             begin,
             encode(causation),
             encode(correlation_id),
-            encode(plain(incident)),
+            _encode_text(incident),
         )
         if len(head) > LINE_BYTES_MAX - 1024:
             raise BadInput("audit record", got=f"{len(head)} bytes", expected=f"at most {LINE_BYTES_MAX - 1024}")
@@ -199,18 +198,11 @@ class AuditWriter:
                 if isinstance(error, Exception):
                     raise LogUnwritable(f"the audit log cannot be written ({reason})") from error
                 raise
-            batch, leads = self._hand_in(self._staged)
-        self._commit(batch, leads)
+            batch, gate = self._commit.hand_in(self._staged)
+        failure = self._commit.finish(batch, gate)
+        if failure is not None:
+            raise LogUnwritable(f"the audit log cannot be written ({failure})")
         return placed
-
-    def _hand_in(self, ops: list[Op]) -> tuple[Batch, bool]:
-        """The batch that these are part of, and whether nobody is writing, so that who hands in must."""
-        with self._handing:
-            if self._batch is None:
-                self._batch = Batch()
-            self._batch.ops += ops
-            leads, self._writing = not self._writing, True
-            return self._batch, leads
 
     def _add(self, op: Op) -> None:
         self._staged.append(op)
@@ -229,7 +221,7 @@ class AuditWriter:
             head,
             self._prev.encode(),
             self._seq,
-            self.stream.encode(),
+            self._stream_bytes,
             self._ts.encode(),
             kind.encode(),
         )
@@ -292,54 +284,20 @@ class AuditWriter:
 
     # Committing: outside the mutex, one batch at a time in the order of their creation.
 
-    def _commit(self, batch: Batch, leads: bool) -> None:
-        if not leads:
-            batch.gate.acquire()
-            leads = not batch.done
-            if not leads:
-                batch.gate.release()  # each who waits lets the next one through
-        if leads:
-            self._lead()
-        if batch.failure is not None:
-            raise LogUnwritable(f"the audit log cannot be written ({batch.failure})")
-
-    def _lead(self) -> None:
-        """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
-        for _ in range(_BATCHES_IN_A_ROW):
-            with self._handing:
-                batch, self._batch = self._batch, None
-                self._writing = batch is not None
-            if batch is None:
-                return
-            self._write_batch(batch)
-        with self._handing:
-            self._writing = self._batch is not None
-            if self._batch is not None:
-                self._batch.gate.release()
-
-    def _write_batch(self, batch: Batch) -> None:
+    def _write_batch(self, ops: list[Op]) -> str | None:
+        """Make a batch durable, or say why it is not."""
         try:
             with self._disk:
-                batch.failure = self._dead
-                if batch.failure is None:
-                    self._write(batch.ops)
-        except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
-            with self._mutex:
-                batch.failure = self._die(error)
-            if not isinstance(error, OSError):
-                self._abandon(batch.failure)
-                raise
-        finally:
-            batch.done = True
-            batch.gate.release()
+                failure = self._dead
+                if failure is None:
+                    self._write(ops)
+        except OSError as error:
+            return self._die_of(error)
+        return failure
 
-    def _abandon(self, reason: str) -> None:
-        """Nobody goes on writing: who waits for the next batch hears that it is lost."""
-        with self._handing:
-            lost, self._batch, self._writing = self._batch, None, False
-        if lost is not None:
-            lost.failure, lost.done = reason, True
-            lost.gate.release()
+    def _die_of(self, error: BaseException) -> str:
+        with self._mutex:
+            return self._die(error)
 
     def _write(self, ops: list[Op]) -> None:
         lines: list[bytes] = []
@@ -356,12 +314,11 @@ class AuditWriter:
 
     def _flush(self, lines: list[bytes]) -> None:
         if lines:
-            files.write_all(self._handle, b"".join(lines))
-            self._sync(self._handle)
+            self._write_out(self._handle, b"".join(lines))
             lines.clear()
 
     def _open_file(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | files.DURABLE
         handle = os.open(path, flags, 0o640)
         give_to_owner(handle, self._directory)
         files.lock_for_writing(handle)
@@ -391,6 +348,13 @@ class AuditWriter:
                 self.checkpoint()
             except LogUnwritable:
                 return
+
+
+def _encode_text(text: str | None) -> bytes:
+    try:
+        return encode(text)
+    except ValueError:  # a lone surrogate
+        return encode(plain(text))
 
 
 def _head(body: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,8 @@ class SystemClock:
 
 def rfc3339(moment: datetime) -> str:
     """Render a moment as RFC 3339 in UTC with microseconds and `Z` (27 characters, sorts as text)."""
+    if moment.tzinfo is UTC:
+        return moment.isoformat(timespec="microseconds")[:26] + "Z"  # half as dear
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

@@ -42,30 +42,29 @@ def _body(index: int) -> dict[str, Any]:
 
 
 class _Appender:
-    """A writer fed by so many threads, slice after slice; what each sync made durable is noted."""
+    """A writer fed by so many threads, slice after slice; the batches that it makes durable are kept."""
 
     def __init__(self, directory: Path, records: int, threads: int) -> None:
         from driftwarden.audit import AuditWriter, Limits
-        from driftwarden.audit.files import sync_data
+        from driftwarden.audit.files import write_durably
         from driftwarden.clock import SystemClock
         from driftwarden.contracts.ports import Actor
 
-        self._sizes: list[int] = []
+        self._batches: list[bytes] = []
 
-        def sync(handle: int) -> None:
-            sync_data(handle)
-            self._sizes.append(os.fstat(handle).st_size)
+        def write(handle: int, data: bytes) -> None:
+            write_durably(handle, data)
+            self._batches.append(data)
 
         self._actor, self._bodies = Actor(kind="service", id="bench"), [_body(index) for index in range(records)]
         limits = Limits(idle_s=None, checkpoint_records=records + 8)
-        self._writer = AuditWriter(directory, stream="bench", clock=SystemClock(), limits=limits, sync=sync)
+        self._writer = AuditWriter(directory, stream="bench", clock=SystemClock(), limits=limits, write=write)
         self._threads, self._gate = threads, threading.Barrier(threads + 1)
-        (self.path,) = directory.glob("*.jsonl")
 
     def append(self, first: int, last: int) -> tuple[float, float, list[bytes]]:
         """Seconds, of the clock and of CPU, to append the records from `first` to `last` (excluded), and the bytes of
         every batch."""
-        begin = len(self._sizes) - 1
+        self._batches.clear()
         workers = [threading.Thread(target=self._work, args=(first + n, last)) for n in range(self._threads)]
         for worker in workers:
             worker.start()
@@ -74,10 +73,7 @@ class _Appender:
         for worker in workers:
             worker.join()
         seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
-        with self.path.open("rb") as source:
-            source.seek(self._sizes[begin])
-            pieces = [source.read(after - before) for before, after in itertools.pairwise(self._sizes[begin:])]
-        return seconds, cpu, pieces
+        return seconds, cpu, list(self._batches)
 
     def _work(self, first: int, last: int) -> None:
         self._gate.wait()
@@ -159,15 +155,20 @@ def _verification(folder: Path, mib: int, rounds: int) -> dict[str, Any]:
     from driftwarden.contracts.ports import Actor
 
     directory, actor = folder / "verify" / "audit", Actor(kind="service", id="bench")
+    held, index = bytearray(), 0  # a log that is only to be read need not be durable record by record
     with AuditWriter(
-        directory, stream="bench", clock=SystemClock(), limits=Limits(idle_s=None), sync=lambda handle: None
+        directory,
+        stream="bench",
+        clock=SystemClock(),
+        limits=Limits(idle_s=None),
+        write=lambda handle, data: held.extend(data),
     ) as writer:
-        (path,) = directory.glob("*.jsonl")
-        index = 0
-        while path.stat().st_size < mib * _MIB:
+        while len(held) < mib * _MIB:
             writer.append("decision", _body(index), actor=actor, incident=f"inc-{index:08d}", correlation_id="ab" * 16)
             index += 1
-    size = path.stat().st_size / 1e6
+    (path,) = directory.glob("*.jsonl")
+    path.write_bytes(held)
+    size = len(held) / 1e6
     lines = path.read_bytes().split(b"\n")
     report = verify(directory)
     fast = _cpu(lambda: verify(directory, strict=False), rounds)

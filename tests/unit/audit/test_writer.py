@@ -1,24 +1,29 @@
 """The writer: durable before it returns, one chain under many threads, dead after a failed write, whole after SIGKILL."""
 
+import fcntl
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from driftwarden.audit import AuditWriter, Limits, files, read_records, verify
-from driftwarden.audit.files import UNWRITABLE_MARK, sync_data
+from driftwarden.audit.batch import BATCHES_IN_A_ROW
+from driftwarden.audit.files import UNWRITABLE_MARK, write_durably
 from driftwarden.audit.maintain import fsck
-from driftwarden.audit.writer import _BATCHES_IN_A_ROW
-from driftwarden.clock import SystemClock
+from driftwarden.audit.record import TS_PATTERN
+from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, LogUnwritable
 
@@ -40,18 +45,30 @@ def _open(directory: Path, **more: Any) -> AuditWriter:
 
 
 def test_a_record_is_on_disk_when_append_returns(tmp_path: Path, actor: Actor) -> None:
-    """Given an append that returned, the file holds the line, and its sync came after its bytes."""
-    sizes: list[int] = []
+    """Given an append that returned, its line went to a file whose writes are on the disk when they return."""
+    durable: list[bytes] = []
 
-    def sync(handle: int) -> None:
-        sizes.append(os.fstat(handle).st_size)
-        sync_data(handle)
+    def write(handle: int, data: bytes) -> None:
+        assert fcntl.fcntl(handle, fcntl.F_GETFL) & files.DURABLE == files.DURABLE != 0
+        write_durably(handle, data)
+        durable.append(data)
 
-    with _open(tmp_path / "audit", sync=sync) as writer:
+    with _open(tmp_path / "audit", write=write) as writer:
         digest = writer.append("event", {"event": "{}"}, actor=actor)
         (path,) = (tmp_path / "audit").glob("*.jsonl")
-        assert path.stat().st_size == sizes[-1]
-        assert json.loads(path.read_bytes().splitlines()[-1])["@hash"] == digest
+        assert path.read_bytes() == b"".join(durable)
+        assert json.loads(durable[-1])["@hash"] == digest
+
+
+def test_where_a_write_is_not_durable_by_itself_a_sync_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a platform without O_DSYNC, the bytes are forced to the disk after they were written, each time."""
+    synced: list[int] = []
+    monkeypatch.setattr(files, "DURABLE", 0)
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    with (tmp_path / "file").open("wb") as file:
+        for data in (b"1", b"23"):
+            write_durably(file.fileno(), data)
+    assert synced == [1, 3]
 
 
 def test_many_threads_share_syncs_and_keep_one_chain(
@@ -61,14 +78,14 @@ def test_many_threads_share_syncs_and_keep_one_chain(
     syncs: list[int] = []
     holding, release = threading.Event(), threading.Event()
 
-    def sync(handle: int) -> None:
+    def write(handle: int, data: bytes) -> None:
         syncs.append(handle)
         if len(syncs) == 2:
             holding.set()
             release.wait(timeout=60)
-        sync_data(handle)
+        write_durably(handle, data)
 
-    writer = _open(tmp_path / "audit", sync=sync)
+    writer = _open(tmp_path / "audit", write=write)
     stage, places = writer._stage, threading.Semaphore(0)
 
     def counted(*args: Any) -> str:
@@ -108,12 +125,12 @@ def test_after_a_failed_write_or_sync_nothing_is_written_any_more(
     def fail(*args: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    def sync(handle: int) -> None:
+    def write(handle: int, data: bytes) -> None:
+        write_durably(handle, data)
         if broken.is_set():
             fail()
-        sync_data(handle)
 
-    writer = _open(tmp_path / "audit", sync=sync)
+    writer = _open(tmp_path / "audit", write=write)
     writer.append("event", {"event": "1"}, actor=actor)
     with monkeypatch.context() as patch:
         if fault == "write":
@@ -142,12 +159,12 @@ def test_threads_that_wait_for_a_failed_sync_all_hear_of_it(tmp_path: Path, acto
     """Given eight threads behind one failing sync, none of them is told that its record is durable."""
     failing = threading.Event()
 
-    def sync(handle: int) -> None:
+    def write(handle: int, data: bytes) -> None:
         if failing.is_set():
             raise OSError(5, "Input/output error")
-        sync_data(handle)
+        write_durably(handle, data)
 
-    writer = _open(tmp_path / "audit", sync=sync)
+    writer = _open(tmp_path / "audit", write=write)
     failing.set()
     outcomes: list[str] = []
 
@@ -174,17 +191,17 @@ def test_who_writes_for_others_hands_over_after_some_batches(
     writing, handed = threading.Event(), threading.Semaphore(0)
     writing.set()
 
-    def sync(handle: int) -> None:
+    def write(handle: int, data: bytes) -> None:
         if not writing.is_set():
             writers.append(threading.get_ident())
-            if len(writers) <= 2 * _BATCHES_IN_A_ROW:
+            if len(writers) <= 2 * BATCHES_IN_A_ROW:
                 threads.append(threading.Thread(target=writer.append, args=("event", {}), kwargs={"actor": actor}))
                 threads[-1].start()
                 assert handed.acquire(timeout=60)
-        sync_data(handle)
+        write_durably(handle, data)
 
-    writer = _open(tmp_path / "audit", sync=sync)
-    hand_in = writer._hand_in
+    writer = _open(tmp_path / "audit", write=write)
+    hand_in = writer._commit.hand_in
 
     def counted(ops: list[Any]) -> Any:
         placed = hand_in(ops)
@@ -192,14 +209,14 @@ def test_who_writes_for_others_hands_over_after_some_batches(
             handed.release()
         return placed
 
-    monkeypatch.setattr(writer, "_hand_in", counted)
+    monkeypatch.setattr(writer._commit, "hand_in", counted)
     writing.clear()
     writer.append("event", {}, actor=actor)
-    assert writers[:_BATCHES_IN_A_ROW] == [threading.get_ident()] * _BATCHES_IN_A_ROW
+    assert writers[:BATCHES_IN_A_ROW] == [threading.get_ident()] * BATCHES_IN_A_ROW
     for thread in threads:
         thread.join(timeout=60)
-    assert writers.count(threading.get_ident()) == _BATCHES_IN_A_ROW
-    assert len(writers) == len(threads) + 1 == 2 * _BATCHES_IN_A_ROW + 1
+    assert writers.count(threading.get_ident()) == BATCHES_IN_A_ROW
+    assert len(writers) == len(threads) + 1 == 2 * BATCHES_IN_A_ROW + 1
     writer.close()
     report = verify(tmp_path / "audit")
     assert report.ok
@@ -220,7 +237,7 @@ def test_an_interrupt_while_writing_refuses_everyone_who_waits(
         except LogUnwritable:
             outcomes.append("refused")
 
-    def sync(handle: int) -> None:
+    def write(handle: int, data: bytes) -> None:
         if broken.is_set():
             waiting.extend(threading.Thread(target=work) for _ in range(4))
             for thread in waiting:
@@ -228,17 +245,17 @@ def test_an_interrupt_while_writing_refuses_everyone_who_waits(
             for _ in range(5):
                 assert handed.acquire(timeout=60)
             raise KeyboardInterrupt
-        sync_data(handle)
+        write_durably(handle, data)
 
-    writer = _open(tmp_path / "audit", sync=sync)
-    hand_in = writer._hand_in
+    writer = _open(tmp_path / "audit", write=write)
+    hand_in = writer._commit.hand_in
 
     def counted(ops: list[Any]) -> Any:
         placed = hand_in(ops)
         handed.release()
         return placed
 
-    monkeypatch.setattr(writer, "_hand_in", counted)
+    monkeypatch.setattr(writer._commit, "hand_in", counted)
     broken.set()
     with pytest.raises(KeyboardInterrupt):
         writer.append("intent", {}, actor=actor)
@@ -352,6 +369,15 @@ def test_time_never_decreases_within_a_stream(tmp_path: Path, actor: Actor) -> N
     stamps = [record.ts for record in read_records(tmp_path / "audit")]
     assert stamps == sorted(stamps)
     assert verify(tmp_path / "audit").ok
+
+
+@given(st.integers(min_value=-(10**16), max_value=10**17))
+def test_a_moment_in_utc_is_written_like_that_of_another_zone(microseconds: int) -> None:
+    """Given any moment, its text is the same whichever zone it came in, with six digits."""
+    moment = datetime(2026, 11, 20, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    text = rfc3339(moment)
+    assert text == rfc3339(moment.astimezone(timezone(timedelta(hours=5, minutes=45))))
+    assert re.fullmatch(TS_PATTERN, text)
 
 
 @pytest.mark.parametrize(
