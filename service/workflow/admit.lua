@@ -23,13 +23,26 @@ for i = 2, #found do
   if found[i] ~= '' and not listed[found[i]] then listed[found[i]] = true; may[#may + 1] = found[i] end
 end
 if table.concat(may, ' ') ~= table.concat(ARGV, ' ', 15) then return found end
+-- A group goes on in the incident in which its last event went on, but its first, which opened one and stays with it
+local function place_of(i) return 'group:' .. string.match(KEYS[12 + i], '[^:]*$') end
+local moved = false
+for i = 1, GROUPS do
+  for n, incident in ipairs(may) do
+    local after = found[i + 2] == incident and redis.call('HGET', KEYS[12 + GROUPS + 3 * (n - 1) + 1], place_of(i)) or '0'
+    if not tonumber(after) then moved = true; found[i + 2] = after; redis.call('SET', KEYS[12 + i], after, 'KEEPTTL'); break end
+  end
+end
+if moved then return found end
 local t = redis.call('TIME'); local ms = t[1] * 1000 + math.floor(t[2] / 1000)
 for i, incident in ipairs(may) do
   local at = 12 + GROUPS + 3 * (i - 1)
   local h = redis.call('HMGET', KEYS[at + 1], 'done', 'bytes', 'joinable', 'model')
   local bytes = tonumber(h[2] or 0) + #ARGV[7]
   if h[1] == '0' and h[4] and (incident == own or h[3] == '1') and redis.call('LLEN', KEYS[at + 2]) < tonumber(ARGV[10]) and bytes <= tonumber(ARGV[11]) then
-    redis.call('RPUSH', KEYS[at + 2], ARGV[7])
+    local place = redis.call('RPUSH', KEYS[at + 2], ARGV[7])
+    for g = 1, GROUPS do
+      if found[g + 2] == incident then redis.call('HSET', KEYS[at + 1], place_of(g), place) end
+    end
     redis.call('RPUSH', KEYS[at + 3], h[4] == ARGV[4] and ARGV[3] or ARGV[3] .. '|' .. ARGV[4])
     redis.call('HSET', KEYS[at + 1], 'bytes', bytes)
     if h[4] ~= ARGV[4] then redis.call('ZADD', KEYS[9], 'NX', ms, incident) end

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from driftwarden.contracts.event import DriftEvent
+from driftwarden.service.workflow.grouping import first_told
 from driftwarden.service.workflow.sharding import Shards
 from driftwarden.service.workflow.store_types import ID_LENGTHS, Admission, Keys, identity_of, texts
 from driftwarden.stream.intake import Delivery
@@ -54,7 +55,10 @@ class Admitting:
         """Open, join or recognise, in this order within each model; the answers in the order of `deliveries`."""
         identities = [identity_of(one.event.source, one.event.id) for one in deliveries]
         models = [one.event.model for one in deliveries]
-        at_home = self._shards.are_at_home([*zip(identities, models, strict=True)], self._identity_ttl_ms)
+        first = {one.event.model: one.event for one in reversed(deliveries)}
+        at_home = self._shards.are_at_home(
+            [*zip(identities, models, strict=True)], self._identity_ttl_ms, told=lambda model: first_told(first[model])
+        )
         found = {place: Admission("duplicate", "") for place, home in enumerate(at_home) if not home}
         waiting = [
             self._waiting(place, one, identities[place], groups)

@@ -47,13 +47,20 @@ def drifted_features(data: DriftData, model: WatchedModel) -> tuple[str, ...]:
 
 def upstream_of(data: dict[str, Any], model: WatchedModel) -> tuple[str, tuple[str, ...]]:
     """(`configured` or `told`, the data sets that the model is fed from); what is told and is no short list of names is none."""
-    if model.upstream:
-        return "configured", model.upstream
-    told = data.get("upstream")
+    return ("configured", model.upstream) if model.upstream else ("told", _told(data.get("upstream")))
+
+
+def first_told(event: DriftEvent) -> str | None:
+    """The first data set that an event says its model is fed from; None where it says nothing of the kind."""
+    told = _told((event.data.model_extra or {}).get("upstream"))
+    return told[0] if told else None
+
+
+def _told(told: object) -> tuple[str, ...]:
     if not isinstance(told, list) or not 0 < len(told) <= TOLD_MAX:
-        return "told", ()
+        return ()
     names = [name for name in told if isinstance(name, str) and 0 < len(name) <= TOLD_CHARS_MAX]
-    return "told", tuple(names) if len(names) == len(told) else ()
+    return tuple(names) if len(names) == len(told) else ()
 
 
 def _name(basis: str, environment: str, upstream: str, columns: tuple[str, ...]) -> str:

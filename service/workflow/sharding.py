@@ -1,4 +1,5 @@
-"""On which shard an incident lives: its model's first upstream decides, once and for ever.
+"""On which shard an incident lives: its model's first upstream decides, once and for ever; where none is configured, the first
+that the model's first event tells of, so that those whose producers tell of one table can meet; else the model itself.
 
 With one shard all keys stand directly below the prefix. With more, shard `i` is `<prefix>{<i>}:...`: the tag in braces puts
 all its keys on one slot of a cluster, and every script touches keys of one shard only. Hash `<prefix>shards`: model -> its
@@ -25,6 +26,10 @@ _DIGITS = 3
 _REMEMBERED_MAX = 200_000
 
 Upstream = Callable[[str], str | None]
+
+
+def _nothing_told(model: str) -> str | None:
+    return None
 
 
 def keys_of_each(prefix: str, count: int) -> tuple[Keys, ...]:
@@ -69,15 +74,18 @@ class Shards:
         elif len(self.all) > 1 and self._ask(lambda: self._client.exists(self.shared.index)):
             self._agree(b"1")  # incidents from before there were shards
 
-    def prepare(self, models: Iterable[str]) -> None:
-        """Find, in one round trip, the shards of models that are not known yet; `of_model` then asks nothing."""
+    def prepare(self, models: Iterable[str], told: Upstream = _nothing_told) -> None:
+        """Find, in one round trip, the shards of models that are not known yet; `of_model` then asks nothing.
+
+        `told`: the first data set that a model's event says it is fed from; asked only where none is configured.
+        """
         unknown = [] if len(self.all) == 1 else [one for one in dict.fromkeys(models) if one not in self._places]
         if not unknown:
             return
         if not self._pinned:
             self.pin()
         replies = self._scripts.run_many(
-            "pin", [([self.shared.shards], [len(self.all), one, self._would_be(one)]) for one in unknown]
+            "pin", [([self.shared.shards], [len(self.all), one, self._would_be(one, told)]) for one in unknown]
         )
         if len(self._places) > _REMEMBERED_MAX:
             self._places.clear()
@@ -85,11 +93,14 @@ class Shards:
             self._agree(reply[0])
             self._places[model] = self._number(model, reply[1])
 
-    def are_at_home(self, events: Sequence[tuple[str, str]], ttl_ms: int) -> list[bool]:
-        """For each event's identity and model: False where one of the same identity came before, for another shard's model."""
+    def are_at_home(self, events: Sequence[tuple[str, str]], ttl_ms: int, told: Upstream = _nothing_told) -> list[bool]:
+        """For each event's identity and model: False where one of the same identity came before, for another shard's model.
+
+        `told` as for `prepare`.
+        """
         if len(self.all) == 1:
             return [True] * len(events)
-        self.prepare(model for _, model in events)
+        self.prepare((model for _, model in events), told)
         homes = [self.all.index(self.of_model(model)) for _, model in events]
         calls: list[Call] = [
             ([self.shared.identity(identity)], [home, ttl_ms])
@@ -128,8 +139,8 @@ class Shards:
         except (ValueError, IndexError):
             raise NotFound("no such incident", got=incident, expected="an id of `driftwarden incidents list`") from None
 
-    def _would_be(self, model: str) -> int:
-        return zlib.crc32((self._upstream_of(model) or model).encode()) % len(self.all)
+    def _would_be(self, model: str, told: Upstream) -> int:
+        return zlib.crc32((self._upstream_of(model) or told(model) or model).encode()) % len(self.all)
 
     def _agree(self, count: bytes) -> None:
         if count != str(len(self.all)).encode():

@@ -22,7 +22,8 @@ which puts all its keys on one slot of a cluster, and its incidents' ids end wit
                              leased), tok (of the last commit), atok (of the last claim), handed (fence of the last claim
                              that was handed back), done (1: finished), bytes (of its events), weighed (events dealt with),
                              signals (last seq), letter (JSON, a dead letter to be written), joinable (1: events of its
-                             groups may join), reason, predecessor, successor
+                             groups may join), group:<name> (place of the last event that came of a group, or the incident
+                             in which it went on), reason, predecessor, successor
     wf:<incident>:events     list of raw events;  wf:<incident>:keys  list of their identities, in the same order, each
                              `<identity>|<model>` where that is not the incident's own model
     wf:<incident>:signals    hash token -> `<seq>|<JSON>`

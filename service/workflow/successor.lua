@@ -29,6 +29,13 @@ local function open_successor(k, id, lead, successor, models, weighed, opened)
   redis.call('HSET', k.next, 'identity', unseen[1], 'model', model, 'environment', about[1] or '', 'correlation', about[2] or '',
     'state', 'received', 'version', 0, 'fence', 0, 'doc', '{}', 'done', 0, 'run', 0, 'lease', 0, 'crashes', 0, 'wake', 0,
     'bytes', bytes, 'joinable', 1, 'opened', opened, 'updated', now, 'predecessor', id)
+  for i, field in ipairs(redis.call('HKEYS', k.wf)) do -- a group whose events go on goes on with them
+    local place = string.match(field, '^group:') and tonumber(redis.call('HGET', k.wf, field))
+    if place and place > weighed then
+      redis.call('HSET', k.wf, field, successor)
+      redis.call('HSET', k.next, field, place - weighed)
+    end
+  end
   redis.call('ZADD', k.index, now, successor); redis.call('ZADD', k.ids, 0, successor)
   for _, key in ipairs(k.indexes) do redis.call('ZADD', key, now, successor) end
   redis.call('HINCRBY', k.counts, 'received', 1)

@@ -214,6 +214,54 @@ def test_an_incident_that_is_split_goes_on_accepting(store: WorkflowStore) -> No
     assert admit(store, "b", 4) == Admission("joined", held.successor)
 
 
+@pytest.mark.parametrize("how", ["finished", "split", "crash loop"])
+def test_a_group_goes_on_in_the_incident_in_which_its_events_went_on(client: Redis, how: str) -> None:
+    """Later events of the group join the successor, within the time that the group had left."""
+    store = WorkflowStore(client, crashes_max=0)
+    first = admit(store, "a", 1, TABLE)
+    (key,) = client.scan_iter("driftwarden:group:*")
+    client.pexpire(key, 1_000_000)
+    held = claim(store)
+    assert admit(store, "b", 2, TABLE) == Admission("joined", first.incident)
+    if how == "crash loop":
+        expire(client, held)
+        claim(store)
+    else:
+        finish = how == "finished"
+        step(store, held, "finish" if finish else "park", accepting=not finish, weighed=1, split=not finish)
+    successor = str(store.get(first.incident).successor)
+    for number, asking in ((3, WorkflowStore(client)), (4, store), (5, store)):
+        assert admit(asking, f"late-{number}", number, TABLE) == Admission("joined", successor)
+    assert client.get(key) == successor.encode()
+    assert 0 < client.pttl(key) <= 1_000_000
+
+
+def test_a_group_is_followed_from_one_to_the_next(store: WorkflowStore) -> None:
+    """Two ends later, nobody having asked in between."""
+    admit(store, "a", 1, TABLE)
+    held = claim(store)
+    admit(store, "b", 2, TABLE)
+    admit(store, "c", 3, TABLE)
+    step(store, held, "finish", accepting=False, weighed=1)
+    last = step(store, claim(store), "finish", accepting=False, weighed=1)
+    assert last.successor is not None
+    assert admit(store, "d", 4, TABLE) == Admission("joined", last.successor)
+    assert events(store.get(last.successor)) == [("c", "3"), ("d", "4")]
+
+
+def test_a_group_stays_where_its_events_were_weighed(client: Redis, store: WorkflowStore) -> None:
+    """What goes on is the lead's other drift: later events of the group have nothing to do with it."""
+    first = admit(store, "a", 1, TABLE)
+    held = claim(store)
+    assert admit(store, "b", 2, TABLE) == Admission("joined", first.incident)
+    assert admit(store, "a", 3, OTHER) == Admission("joined", first.incident)
+    ended = step(store, held, "finish", accepting=False, weighed=2)
+    assert ended.successor is not None
+    later = admit(store, "c", 4, TABLE)
+    assert later.kind == "opened"
+    assert admit(store, "d", 5, TABLE) == Admission("joined", later.incident)
+
+
 def test_a_crash_loop_takes_no_other_model_with_it(client: Redis) -> None:
     """What joined and was never weighed opens the successor, under its own model."""
     store = WorkflowStore(client, crashes_max=0)

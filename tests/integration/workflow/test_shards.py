@@ -131,6 +131,26 @@ def test_models_of_one_upstream_share_a_shard_and_an_incident(client: Redis) -> 
     assert zlib.crc32(b"table") % SHARDS == int(admissions[0].incident[-3:], 16)
 
 
+def test_models_whose_events_tell_of_one_table_share_a_shard_and_an_incident(client: Redis) -> None:
+    """Where none is configured, what the first event tells decides for good; what is no list of names decides nothing."""
+    store = WorkflowStore(client, shards=SHARDS, upstream_of={"c": "elsewhere"}.get)
+    tables = {f"m{number}": ["lake/orders", f"own-{number}"] for number in range(40)} | {"c": ["lake/orders"]}
+    odd = {"o1": "lake/orders", "o2": ["lake/orders", 7], "o3": []}
+    data = [{"model": name, "kind": "data_drift", "upstream": told} for name, told in (tables | odd).items()]
+    deliveries = [Delivery(f"1-{next(_entries)}", event(number, "", data=one)) for number, one in enumerate(data)]
+    admissions = store.admit_many(deliveries, now=NOW, groups=lambda event: ("ab" * 32,))
+    found = {one.event.model: admission for one, admission in zip(deliveries, admissions, strict=True)}
+    assert Counter(found[f"m{number}"].kind for number in range(40)) == {"opened": 1, "joined": 39}
+    for name in tables:
+        assert store.shards.of_model(name) is store.shards.all[shard_of("elsewhere" if name == "c" else "lake/orders")]
+    for name in odd:
+        assert store.shards.of_model(name) is store.shards.all[shard_of(name)]
+    later = WorkflowStore(client, shards=SHARDS)
+    moved = next(name for name in map(str, range(99)) if shard_of(name) != shard_of("lake/orders"))
+    again = event("again", "", data={"model": "m0", "kind": "data_drift", "upstream": [moved]})
+    assert later.admit(f"1-{next(_entries)}", again, now=NOW).incident == found["m0"].incident
+
+
 def test_a_model_that_has_incidents_never_moves(client: Redis) -> None:
     """Its upstream is configured anew: it stays where it was, and its open incident is joined."""
     first = WorkflowStore(client, shards=SHARDS, upstream_of=lambda model: "old")
