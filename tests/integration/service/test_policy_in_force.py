@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fakes.redis_server import until
 from stack import POLICY, Stack
 
 from driftwarden.audit import verify
@@ -79,6 +81,18 @@ class Serving:
         self.client.xadd("driftwarden:events", {"event": json.dumps(event)})
         self.says("incident failed")
 
+    def holds(self, expected: Callable[[Holding], bool]) -> Holding:
+        """What it tells the others that it holds, once that is what is expected: it says so here first, and then there."""
+        told: list[Holding] = []
+
+        def look() -> bool:
+            told[:] = [one for one in live_holdings(self.client, "driftwarden:").values() if one and expected(one)]
+            return bool(told)
+
+        until(look, what="its word")
+        (held,) = told
+        return held
+
     def stop(self) -> int:
         """End it as an operator does; the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -106,18 +120,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             service.decide()
             service.rule(HALTED[:200], "does not load, stack 2 stays in force")
             service.decide()
-            (beside,) = live_holdings(client, "driftwarden:").values()
+            beside = service.holds(lambda held: held.fault is not None)
             doctor = service.doctor()
             service.rule(HALTED, "the policy in force is now stack 3")
             service.decide()
-            (last,) = live_holdings(client, "driftwarden:").values()
+            last = service.holds(lambda held: held.digest == digest(HALTED))
             exit_code = service.stop()
         finally:
             service.process.kill()
         assert live_holdings(client, "driftwarden:") == {}, "who has stopped holds nothing"
     assert verify(stack.home / "audit").ok
-    assert beside is not None
-    assert last is not None
     return Run(stack.records(), beside, last, doctor, exit_code, service.lines)
 
 
