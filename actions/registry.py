@@ -74,11 +74,11 @@ class MlflowRegistry:
 
     def champion(self, model: WatchedModel) -> int | None:
         """Version behind the alias `champion`, or None."""
-        return self._aliases(model).get(CHAMPION)
+        return self._behind(model, CHAMPION)
 
     def challenger(self, model: WatchedModel) -> int | None:
         """Version behind the alias `challenger`, or None."""
-        return self._aliases(model).get(CHALLENGER)
+        return self._behind(model, CHALLENGER)
 
     def previous(self, model: WatchedModel) -> int | None:
         """The champion that the present one replaced, or None where that is not known."""
@@ -188,11 +188,20 @@ class MlflowRegistry:
     def _set_alias(self, model: WatchedModel, alias: str, version: int) -> None:
         with self._open() as client:
             client.set_registered_model_alias(_name(model), alias, str(version))
-        got = self._aliases(model).get(alias)
+        got = self._behind(model, alias)
         if got != version:
             raise AskHuman(
                 f"alias `{alias}` of `{model.registered_model}` was set to version {version} and reads back as {got}"
             )
+
+    def _behind(self, model: WatchedModel, alias: str) -> int | None:
+        """The version behind an alias, or None; always asked anew, for effects are guarded by it."""
+        try:
+            with self._open() as client:
+                return int(client.get_model_version_by_alias(_name(model), alias).version)
+        except (NotFound, GiveUp):
+            # What says that there is no such alias differs between stores: only the list of them all tells for sure.
+            return self._aliases(model).get(alias)
 
     def _aliases(self, model: WatchedModel) -> dict[str, int]:
         found = self._registered(model)

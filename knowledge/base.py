@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from driftwarden.contracts.base import RootCause
 from driftwarden.contracts.ports import JsonObject, Knowledge, KnowledgeHit, PastIncident, RecordStore
-from driftwarden.errors import BadInput, Retry
+from driftwarden.errors import BadInput, Error, Retry
 from driftwarden.knowledge.index import KINDS, ChromaIndex, IndexDamaged, IndexFolder, damage, open_server
 from driftwarden.knowledge.passages import (
     Kind,
@@ -22,6 +23,7 @@ from driftwarden.knowledge.passages import (
 from driftwarden.knowledge.ranking import rank
 from driftwarden.knowledge.runbooks import Runbook, packaged_runbooks, parse_runbook
 from driftwarden.knowledge.texts import bounded, words
+from driftwarden.knowledge.waiting import Waiting
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -29,6 +31,7 @@ Answer = TypeVar("Answer")
 QUERY_CHARS_MAX = 4_000
 LIMIT_MAX = 1_000
 REMEMBERED_MAX = 256  # searches among runbooks
+WRITE_AFTER_S = 5.0
 _INCIDENT, _RUNBOOK = "incident:", "runbook:"
 
 
@@ -58,6 +61,7 @@ class ChromaKnowledge:
     """Knowledge over Chroma, in the one process that owns the folder, or over a Chroma server (safe for many).
 
     At open the index is brought in line with the runbooks and the records; a damaged one is set aside and made again.
+    Incidents are searched as soon as they are told, and written into an own folder several at once, by a thread of its own.
     """
 
     def __init__(self, place: Path | str, records: RecordStore) -> None:
@@ -65,7 +69,10 @@ class ChromaKnowledge:
         self._records = records
         self._lock = threading.RLock()
         self._closed = False
-        self._remembered: dict[tuple[str, str | None], tuple[KnowledgeHit, ...]] = {}
+        self._remembered: dict[tuple[str, str | None, int], tuple[KnowledgeHit, ...]] = {}
+        self._waiting = Waiting()
+        self._some, self._enough, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._writer: threading.Thread | None = None
         self._folder = IndexFolder(place) if isinstance(place, Path) else None
         self._server = place if isinstance(place, str) else ""
         self._index = self._opened()
@@ -83,7 +90,7 @@ class ChromaKnowledge:
         query = bounded(text, QUERY_CHARS_MAX)
         if not words(query):
             return ()
-        return self._whole(lambda: self._found(query, kinds, root_cause))[:limit]
+        return self._whole(lambda: self._found(query, kinds, root_cause, limit))
 
     def entries(
         self, *, kind: Kind | None = None, root_cause: str | None = None, limit: int = LIMIT_MAX
@@ -92,6 +99,7 @@ class ChromaKnowledge:
         kinds = checked(kind, root_cause, limit)
 
         def listed() -> list[KnowledgeHit]:
+            self._write()
             return [hit for each in kinds for hit in entries_of(self._index.metadatas(each, root_cause), each)]
 
         return tuple(self._whole(listed)[:limit])
@@ -102,8 +110,41 @@ class ChromaKnowledge:
         self.index_incident(incident)
 
     def index_incident(self, incident: PastIncident) -> None:
-        """Put an incident that is already in the records into the index."""
-        self._whole(lambda: self._index.put("incident", [incident_passage(incident)]))
+        """Put an incident that is already in the records into the index: found from now on, on disk a little later."""
+        passage = incident_passage(incident)
+        if self._folder is None:  # other processes read the server's
+            self._whole(lambda: self._index.put("incident", [passage]))
+            return
+        self._still_open()
+        if self._waiting.add(passage):
+            self._enough.set()
+        self._some.set()
+        with self._lock:
+            if self._writer is None and not self._closed:
+                self._writer = threading.Thread(target=self._write_on, name="knowledge-writer", daemon=True)
+                self._writer.start()
+
+    def _write_on(self) -> None:
+        while not self._over.is_set():
+            self._some.wait()
+            self._enough.wait(WRITE_AFTER_S)
+            self._some.clear()
+            self._enough.clear()
+            if self._over.is_set():
+                return
+            try:
+                self._whole(self._write)
+            except Error as error:  # they stay in the records, and go on waiting for the next that comes
+                if self._over.is_set():
+                    return
+                log.warning("knowledge index: %s", error.diagnostics())
+
+    def _write(self) -> None:
+        """Write what waits into the index."""
+        if entries := self._waiting.all():
+            passages = [passage for passage, _ in entries]
+            self._index.put("incident", passages, [vector for _, vector in entries])
+            self._waiting.written(passages)
 
     def add_runbook(self, text: str, *, where: str) -> KnowledgeHit:
         """Add a runbook of one's own, kept as a record; its id replaces the one that bore it, a packaged one too."""
@@ -123,9 +164,18 @@ class ChromaKnowledge:
     def close(self) -> None:
         """Let go of the index; calling it twice does nothing more."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._index.close()
+            if self._closed:
+                return
+            try:
+                with damage():
+                    self._write()
+            except Error as error:  # whoever opens it next finds them in the records
+                log.warning("knowledge index: %s", error.diagnostics())
+            self._closed = True
+            self._over.set()
+            self._index.close()
+        self._some.set()
+        self._enough.set()
 
     def _opened(self) -> ChromaIndex:
         return self._folder.open()[0] if self._folder else open_server(self._server)
@@ -160,24 +210,35 @@ class ChromaKnowledge:
         for kind in KINDS:
             self._index.remove(kind, list(self._index.digests(kind)))
 
-    def _found(self, query: str, kinds: tuple[Kind, ...], root_cause: str | None) -> tuple[KnowledgeHit, ...]:
+    def _found(
+        self, query: str, kinds: tuple[Kind, ...], root_cause: str | None, limit: int
+    ) -> tuple[KnowledgeHit, ...]:
         # The runbooks of an own folder change by `_reconcile` alone, and incidents ask the same of them again and again.
         if self._folder is None or kinds != ("runbook",):
-            return self._ranked(query, kinds, root_cause)
-        found = self._remembered.get((query, root_cause))
+            return self._ranked(query, kinds, root_cause, limit)
+        found = self._remembered.get((query, root_cause, limit))
         if found is None:
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
-            found = self._remembered[query, root_cause] = self._ranked(query, kinds, root_cause)
+            found = self._remembered[query, root_cause, limit] = self._ranked(query, kinds, root_cause, limit)
         return found
 
-    def _ranked(self, query: str, kinds: tuple[Kind, ...], root_cause: str | None) -> tuple[KnowledgeHit, ...]:
-        candidates = [found for each in kinds for found in self._index.candidates(each, query, root_cause)]
+    def _ranked(
+        self, query: str, kinds: tuple[Kind, ...], root_cause: str | None, limit: int
+    ) -> tuple[KnowledgeHit, ...]:
+        from driftwarden.knowledge.embedding import embed
+
+        vector = embed(query)
+        candidates = [found for each in kinds for found in self._index.candidates(each, query, vector, root_cause)]
+        if "incident" in kinds:
+            newer = self._waiting.candidates(vector, root_cause)
+            candidates = [one for one in candidates if one.kind != "incident" or one.metadata["parent"] not in newer]
+            candidates += [one for one in newer.values() if one is not None]
         parents: dict[tuple[Kind, str], list[tuple[float, JsonObject]]] = {}
         for score, candidate in rank(query, candidates):
             key = (candidate.kind, candidate.metadata["parent"])
             parents.setdefault(key, []).append((score, candidate.metadata))
-        return tuple(hit_of(rows, each) for (each, _), rows in parents.items())
+        return tuple(hit_of(rows, each) for (each, _), rows in islice(parents.items(), limit))
 
     def _reconcile(self) -> None:
         """Bring the index in line. The index is read before the records: what another writer adds between stays."""

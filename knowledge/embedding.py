@@ -7,6 +7,7 @@ It is lexical, so search fuses it with keyword coverage (`ranking.py`). Import o
 import math
 import zlib
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,23 +23,42 @@ GRAM_WEIGHT = 0.35
 
 def embed(text: str, dimensions: int = DIMENSIONS) -> "np.ndarray[Any, np.dtype[np.float32]]":
     """One text as a float32 vector of length 1; a text without words is the first unit vector, never the origin."""
-    vector = np.zeros(dimensions, dtype=np.float64)
     stemmed = Counter(stems(text))
     grams: Counter[str] = Counter()
     for stem, count in stemmed.items():
-        padded = f" {stem} "
-        for size in GRAM_SIZES:
-            for start in range(len(padded) - size + 1):
-                grams[padded[start : start + size]] += count
-    for prefix, features, weight in (("w:", stemmed, 1.0), ("g:", grams, GRAM_WEIGHT)):
+        for gram in _grams(stem):
+            grams[gram] += count
+    places: dict[int, float] = {}
+    for hashed_of, features, weight in ((_word, stemmed, 1.0), (_gram, grams, GRAM_WEIGHT)):
         for feature, count in features.items():
-            hashed = zlib.crc32((prefix + feature).encode("utf-8"))
-            sign = 1.0 if hashed & 0x80000000 else -1.0
-            vector[hashed % dimensions] += sign * weight * (1.0 + math.log(count))
+            hashed = hashed_of(feature)
+            told = weight * (1.0 + math.log(count))
+            place = hashed % dimensions
+            places[place] = places.get(place, 0.0) + (told if hashed & 0x80000000 else -told)
+    vector = np.zeros(dimensions, dtype=np.float64)
+    if places:
+        vector[list(places)] = list(places.values())
     length = float(np.linalg.norm(vector))
     if length == 0.0:
         vector[0] = length = 1.0
     return (vector / length).astype(np.float32)
+
+
+# Texts of incidents share most of their words: what a word comes to is remembered.
+@lru_cache(maxsize=4096)
+def _grams(stem: str) -> tuple[str, ...]:
+    padded = f" {stem} "
+    return tuple(padded[start : start + size] for size in GRAM_SIZES for start in range(len(padded) - size + 1))
+
+
+@lru_cache(maxsize=4096)
+def _word(stem: str) -> int:
+    return zlib.crc32(f"w:{stem}".encode())
+
+
+@lru_cache(maxsize=16384)
+def _gram(gram: str) -> int:
+    return zlib.crc32(f"g:{gram}".encode())
 
 
 @register_embedding_function

@@ -24,13 +24,15 @@ from driftwarden.strict import loads_json
 log = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = ("runbook", "incident")
-CANDIDATES_MAX = 400
-HOLDING_MAX = 100
+# How many passages are ranked. All sections of the runbooks, nearly; of the incidents, which are much alike, the nearest.
+CANDIDATES_MAX: dict[Kind, int] = {"runbook": 400, "incident": 64}
+HOLDING_MAX = 20
 WORDS_MAX = 4
+REMEMBERED_MAX = 4_096
 PAGE = 1_000
 SERVER_TIMEOUT_S = 20.0
 ASIDE_KEPT = 2
-_HNSW = {"hnsw": {"space": "cosine", "ef_search": CANDIDATES_MAX, "ef_construction": 400, "max_neighbors": 32}}
+_HNSW = {"hnsw": {"space": "cosine", "ef_search": 400, "ef_construction": 400, "max_neighbors": 32}}
 
 
 class IndexDamaged(Retry):
@@ -40,11 +42,15 @@ class IndexDamaged(Retry):
 class ChromaIndex:
     """The two collections of one Chroma client. Errors of Chroma become IndexDamaged."""
 
-    def __init__(self, client: Any, *, prefix: str = "", session: Any = None) -> None:
-        """Open or create the collections `<prefix>runbooks` and `<prefix>incidents`; `session` is closed at the end."""
+    def __init__(self, client: Any, *, prefix: str = "", session: Any = None, alone: bool = False) -> None:
+        """Open or create the collections `<prefix>runbooks` and `<prefix>incidents`; `session` is closed at the end.
+
+        `alone`: nobody else writes to them, so that passages may be remembered (reading them again is most of a search).
+        """
         from driftwarden.knowledge.embedding import HashedText
 
-        self._client, self._session = client, session
+        self._client, self._session, self._alone = client, session, alone
+        self._remembered: dict[Kind, dict[str, tuple[JsonObject, str]]] = {kind: {} for kind in KINDS}
         self._collections = {
             kind: client.get_or_create_collection(
                 f"{prefix}{kind}s",
@@ -74,59 +80,90 @@ class ChromaIndex:
                 return
             offset += PAGE
 
-    def put(self, kind: Kind, passages: Sequence[Passage]) -> None:
-        """Store or replace passages by id."""
+    def put(self, kind: Kind, passages: Sequence[Passage], vectors: Sequence[Any] | None = None) -> None:
+        """Store or replace passages by id; `vectors` are theirs, where they are known."""
         for start in range(0, len(passages), PAGE):
             batch = passages[start : start + PAGE]
+            metadatas = [passage.metadata for passage in batch]
+            for passage in batch:
+                self._remembered[kind].pop(passage.id, None)
             self._collections[kind].upsert(
                 ids=[passage.id for passage in batch],
+                embeddings=list(vectors[start : start + PAGE]) if vectors is not None else None,
                 documents=[passage.search_text for passage in batch],
-                metadatas=[passage.metadata for passage in batch],
+                metadatas=metadatas,
             )
+            for passage, metadata in zip(batch, metadatas, strict=True):
+                self._remember(kind, passage.id, metadata, passage.search_text)
 
     def remove(self, kind: Kind, ids: Sequence[str]) -> None:
         """Remove passages by id."""
         for start in range(0, len(ids), PAGE):
-            self._collections[kind].delete(ids=list(ids[start : start + PAGE]))
+            batch = list(ids[start : start + PAGE])
+            for id in batch:
+                self._remembered[kind].pop(id, None)
+            self._collections[kind].delete(ids=batch)
 
-    def candidates(self, kind: Kind, text: str, root_cause: str | None) -> list[Candidate]:
-        """The passages nearest to the text by cosine, and in a large collection those that hold its rarest-looking words."""
-        collection = self._collections[kind]
-        count = collection.count()
-        if count == 0:
-            return []
-        found = collection.query(
-            query_texts=[text],
-            n_results=min(count, CANDIDATES_MAX),
+    def candidates(self, kind: Kind, text: str, vector: Any, root_cause: str | None) -> list[Candidate]:
+        """The passages nearest to the text by cosine (`vector` is the text's), and where there are more, those that hold what
+        the nearest lack of its rarest-looking words."""
+        most = CANDIDATES_MAX[kind]
+        found = self._collections[kind].query(
+            query_embeddings=[vector],
+            n_results=most,
             where=_where(root_cause),
-            include=["distances", "documents", "metadatas"],
+            include=["distances"] if self._alone else ["distances", "documents", "metadatas"],
         )
-        columns = (found["ids"][0], found["distances"][0], found["metadatas"][0], found["documents"][0])
+        ids, distances = found["ids"][0], found["distances"][0]
+        if self._alone:
+            known = self._known(kind, ids)
+        else:
+            known = dict(zip(ids, zip(found["metadatas"][0], found["documents"][0], strict=True), strict=True))
         candidates = {
-            id: Candidate(kind=kind, similarity=1.0 - float(distance), metadata=dict(metadata), text=document)
-            for id, distance, metadata, document in zip(*columns, strict=True)
+            id: Candidate(kind, 1.0 - float(distance), *known[id]) for id, distance in zip(ids, distances, strict=True)
         }
-        if count > CANDIDATES_MAX:
-            for id, candidate in self._holding(kind, text, root_cause):
+        if len(ids) == most:
+            lacking = [
+                word
+                for word in telling_words(text, WORDS_MAX)
+                if not any(word in candidate.text for candidate in candidates.values())
+            ]
+            for id, candidate in self._holding(kind, lacking, vector, root_cause):
                 candidates.setdefault(id, candidate)
         return list(candidates.values())
 
-    def _holding(self, kind: Kind, text: str, root_cause: str | None) -> Iterable[tuple[str, Candidate]]:
-        from driftwarden.knowledge.embedding import embed
+    def _known(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, tuple[JsonObject, str]]:
+        """Metadata and text of passages, by id."""
+        remembered = self._remembered[kind]
+        known = {id: remembered[id] for id in ids if id in remembered}
+        missing = [id for id in ids if id not in known]
+        if missing:
+            page = self._collections[kind].get(ids=missing, include=["documents", "metadatas"])
+            for id, metadata, document in zip(page["ids"], page["metadatas"], page["documents"], strict=True):
+                known[id] = dict(metadata), document
+                self._remember(kind, id, *known[id])
+        return known
 
-        query = embed(text)
-        for word in telling_words(text, WORDS_MAX):
+    def _remember(self, kind: Kind, id: str, metadata: JsonObject, document: str) -> None:
+        remembered = self._remembered[kind]
+        if self._alone:
+            remembered[id] = metadata, document
+            if len(remembered) > REMEMBERED_MAX:
+                del remembered[next(iter(remembered))]
+
+    def _holding(
+        self, kind: Kind, words: Sequence[str], vector: Any, root_cause: str | None
+    ) -> Iterable[tuple[str, Candidate]]:
+        for word in words:
             page = self._collections[kind].get(
                 where=_where(root_cause),
                 where_document={"$contains": word},
                 include=["documents", "embeddings", "metadatas"],
                 limit=HOLDING_MAX,
             )
-            for id, document, vector, metadata in zip(
-                page["ids"], page["documents"], page["embeddings"], page["metadatas"], strict=True
-            ):
-                similarity = float(query @ vector)
-                yield id, Candidate(kind=kind, similarity=similarity, metadata=dict(metadata), text=document)
+            columns = page["ids"], page["embeddings"], page["metadatas"], page["documents"]
+            for id, own, metadata, document in zip(*columns, strict=True):
+                yield id, Candidate(kind, float(vector @ own), dict(metadata), document)
 
     def check(self) -> None:
         """Raise IndexDamaged where the vectors do not answer for what the tables hold."""
@@ -237,7 +274,7 @@ class IndexFolder:
             client = chromadb.PersistentClient(
                 str(self._path / generation), settings=chromadb.config.Settings(anonymized_telemetry=False)
             )
-            index = ChromaIndex(client)
+            index = ChromaIndex(client, alone=True)
             if checked:
                 index.check()
             return index

@@ -8,8 +8,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
-from driftwarden.contracts.base import Value
 from driftwarden.contracts.ports import JsonObject
 from driftwarden.knowledge.passages import Kind
 from driftwarden.knowledge.texts import stems
@@ -18,7 +18,7 @@ VECTOR_WEIGHT = 0.5
 SATURATION = 1.2
 
 
-class Candidate(Value):
+class Candidate(NamedTuple):
     """A passage that may answer: its cosine similarity to the query, what is known of it, and its text."""
 
     kind: Kind

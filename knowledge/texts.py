@@ -34,14 +34,21 @@ under until up us very was we were what when where which while who whom why will
 _STOP = frozenset(_STOP_TEXT.split())
 
 
+class _Kept(dict[int, int | None]):
+    """What becomes of each character, found out once."""
+
+    def __missing__(self, code: int) -> int | None:
+        kept = code if unicodedata.category(chr(code))[0] != "C" else None
+        self[code] = kept
+        return kept
+
+
+_KEPT = _Kept({ord("\n"): ord("\n"), ord("\t"): ord("\t"), 0x2028: ord("\n"), 0x2029: ord("\n")})
+
+
 def clean(text: str) -> str:
     """Remove control, format and surrogate characters (terminal escapes, bidirectional overrides); keep line breaks."""
-    kept = (
-        "\n" if char in "\u2028\u2029" else char
-        for char in text.replace("\r\n", "\n")
-        if char in "\n\t" or unicodedata.category(char)[0] != "C"
-    )
-    return "".join(kept)
+    return text if text.isprintable() else text.replace("\r\n", "\n").translate(_KEPT)
 
 
 def bounded(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:

@@ -126,8 +126,9 @@ class LiveCase:
         except Away:
             raise  # Redis, which knows what is in quarantine: that is waited for, and not investigated without
         except (BadInput, Error) as error:
-            # Raises Away where it is the registry that is missing, which is waited for as well.
-            self._parts.registry.champion(self._model)
+            if self._window_uri():  # without one nothing was asked of anybody
+                # Raises Away where it is the registry that is missing, which is waited for as well.
+                self._parts.registry.champion(self._model)
             log.warning("measurements: %s", error.diagnostics())
             self.unreadable = error.diagnostics()
             return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
@@ -135,16 +136,16 @@ class LiveCase:
         return {name: MEASURE_TYPES[name].model_validate(answer[name]) for name in MEASURE_TYPES}
 
     def _payload(self) -> dict[str, Any]:
-        window = self._incident.event.get("window") or {}
-        if not window.get("uri"):
+        uri = self._window_uri()
+        if not uri:
             raise BadInput(
                 "event field `data.window.uri`", got="nothing", expected="where the window's rows can be read"
             )
         now = self._parts.decision_clock.now_for(self._incident)
         rows = ModelRows(self._parts.settings, self._model, self._parts.quarantined(self._model.name))
-        current = rows.window(window["uri"], now)
+        current = rows.window(uri, now)
         history = [str(path) for path in rows.history_files() if str(path) not in current.paths]
-        quarantined = {str(one.path) for one in rows.known(now, window["uri"]).excluded}
+        quarantined = {str(one.path) for one in rows.known(now, uri).excluded}
         return {
             "model": self._model.model_dump(mode="json"),
             "tracking_uri": self._parts.settings.tracking_uri,
@@ -155,6 +156,9 @@ class LiveCase:
             "reported_performance": self._incident.event.get("performance"),
             "rows_max": self._parts.settings.data.measure_rows_max,
         }
+
+    def _window_uri(self) -> str:
+        return str((self._incident.event.get("window") or {}).get("uri") or "")
 
     def _reference(self, rows: ModelRows) -> str | None:
         """The file to compare with: the event's own, else the one that an action set; None: the champion's training rows."""
