@@ -44,6 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.terminate()
     process.wait(timeout=120)
     reader.join()
+    stdout.close()
 
 
 def test_two_writers_of_one_server_see_each_other(server: str, tmp_path: Path) -> None:

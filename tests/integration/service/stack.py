@@ -28,8 +28,8 @@ spec:
     - {id: confidence, fact: plan.confidence, atLeast: "0.80", else: escalate}
 """
 SETTINGS = """
-service: {lease_s: 1, workers: 2}
-rehearsal: {replicates: 100}
+service: {{lease_s: {lease_s}, workers: 2}}
+rehearsal: {{replicates: 100}}
 """
 ENTRY = """
   {name}:
@@ -54,13 +54,13 @@ def rows(count: int, start: str, *, flipped: bool = False, seed: int = 1) -> pd.
 class Stack:
     """Folders of one service, and its events."""
 
-    def __init__(self, folder: Path, models: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, models: tuple[str, ...] = (), *, lease_s: int = 60) -> None:
         self.folder, self.home, self.conf, self.data = folder, folder / "home", folder / "conf", folder / "data"
         self.data.mkdir(parents=True)
         own = self.conf / "local" / "driftwarden"
         own.mkdir(parents=True)
         (own / "policy.yml").write_text(POLICY)
-        (own / "settings.yml").write_text(SETTINGS)
+        (own / "settings.yml").write_text(SETTINGS.format(lease_s=lease_s))
         entries = "".join(ENTRY.format(name=name, data=self.data) for name in ("tiny", *models))
         (own / "models.yml").write_text(f"models:{entries}")
         rows(500, "2026-11-01").to_parquet(self.data / "history.parquet", index=False)

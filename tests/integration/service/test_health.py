@@ -20,7 +20,7 @@ from driftwarden.service.workflow.backpressure import backpressure
 from driftwarden.service.workflow.health import TTL_MS, Health, Said, SaidBreaker, SaidWorker, processes
 from driftwarden.service.workflow.process import ServiceProcess
 from driftwarden.service.workflow.stats import running, told
-from driftwarden.stream.embedded import EmbeddedRedis
+from driftwarden.stream.embedded import EmbeddedRedis, stop
 from driftwarden.stream.intake import Intake
 
 KEY = f"{PREFIX}processes"
@@ -225,7 +225,7 @@ def test_stats_and_doctor_show_it(
     assert code == 0
     contract = {"events", "incidents", "outcomes", "autonomy_rate", "autonomy_rate_harmful", "response_seconds", "actions",
                 "success_rate", "undone", "spend_usd", "calibration", "approvals"}  # fmt: skip
-    assert contract | {"backpressure", "workers", "processes"} == set(document)
+    assert contract | {"backpressure", "workers", "processes", "removed"} == set(document)
     assert document["workers"][0]["doing"] == "late"
 
     def full(*args: Any, **about: Any) -> Any:
@@ -288,7 +288,7 @@ def test_serve_ends_in_time_whatever_hangs(tmp_path: Path) -> None:
     """One signal: exit code 0 after the deadline, in a line that says how; nothing of health is left behind."""
     process = serve_that_hangs(tmp_path, "--stop-within", "0.5")
     process.send_signal(signal.SIGTERM)
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "stopping: finishing what is in hand, at most 0.5 s" in words
     assert "stopped: everything in hand was finished or handed back" in words
@@ -303,14 +303,15 @@ def test_serve_ends_in_time_whatever_hangs(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_serve_at_once(tmp_path: Path) -> None:
     """Long before its deadline."""
-    process = serve_that_hangs(tmp_path, "--stop-within", "3600")
-    assert process.stderr is not None
-    process.send_signal(signal.SIGTERM)
-    for line in process.stderr:
-        if line.startswith("stopping"):
-            break
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    with serve_that_hangs(tmp_path, "--stop-within", "3600") as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGTERM)
+        for line in process.stderr:
+            if line.startswith("stopping"):
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 128 + signal.SIGINT
+    assert stop(tmp_path), "what ends at once leaves its redis to whoever comes next"
 
 
 def test_deadlines_are_settings(world: World) -> None:

@@ -27,7 +27,7 @@ POINTS = ("trained", "moved", "stepped:executing")
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """A registered model."""
-    stack = Stack(tmp_path_factory.mktemp("killed"))
+    stack = Stack(tmp_path_factory.mktemp("killed"), lease_s=1)  # each heir waits for the end of the lease before it
     stack.register()
     return stack
 
