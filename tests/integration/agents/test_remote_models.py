@@ -22,7 +22,7 @@ REFUSED = "http://127.0.0.1:9"
 Fake = FakeOllama | FakeGemini
 
 
-def advisor_of(fake: Fake, *, fallback: bool = False, request_timeout_s: float = 10.0, **settings: Any) -> AdkAdvisor:
+def advisor_of(fake: Fake, *, fallback: bool = False, request_timeout_s: float = 60.0, **settings: Any) -> AdkAdvisor:
     """An advisor that asks this server."""
     if isinstance(fake, FakeOllama):
         chosen = AgentSettings(ollama_url=fake.url, fallback_offline=fallback, **settings)

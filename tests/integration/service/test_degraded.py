@@ -333,7 +333,7 @@ def test_a_model_that_fails_is_left_alone_and_the_offline_reasoner_says_so() -> 
 
     with FakeOllama(fault=json_reply({"error": "out of memory"}, 500)) as fake:
         settings = AgentSettings(ollama_url=fake.url)
-        advisor = AdkAdvisor("ollama/llama3.1", settings=settings, request_timeout_s=10.0, breaker=breaker)
+        advisor = AdkAdvisor("ollama/llama3.1", settings=settings, request_timeout_s=60.0, breaker=breaker)
         told = [advise(advisor) for _ in range(4)]
         assert len(fake.requests) == 3
         assert {one.model for one in told} == {"offline (instead of ollama/llama3.1)"}

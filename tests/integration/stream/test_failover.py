@@ -214,7 +214,7 @@ def test_a_blocked_reader_survives_the_demotion_of_its_server(pair: tuple[RedisS
         turn_round(old, new)
         with Publisher(url) as publisher:
             publisher.publish(drift(7))
-        reader.join(30)
+        reader.join(120)
         assert found == ["7"]
 
 

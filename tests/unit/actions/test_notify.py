@@ -2,10 +2,18 @@
 
 import json
 import logging
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from fakes.redis_server import until
 
 from driftwarden.actions.notify import CommandNotifier, FileNotifier
 
@@ -54,7 +62,7 @@ def script(folder: Path, text: str) -> str:
     return str(file)
 
 
-def telling(folder: Path, *command: str, timeout_s: float = 20.0) -> CommandNotifier:
+def telling(folder: Path, *command: str, timeout_s: float = 120.0) -> CommandNotifier:
     """A notifier over this command."""
     written = FileNotifier(folder / "notifications.jsonl")
     return CommandNotifier(
@@ -91,7 +99,7 @@ def test_a_command_that_fails_holds_nothing_up(
 ) -> None:
     """It is logged by its path alone; the message is written down all the same, also one that it does not read."""
     command = script(tmp_path, text) if text else str(tmp_path / "nothing here")
-    notifier = telling(tmp_path, command, "--token=secret", timeout_s=0.2 if text and "sleep" in text else 20.0)
+    notifier = telling(tmp_path, command, "--token=secret", timeout_s=0.2 if text and "sleep" in text else 120.0)
     with caplog.at_level(logging.ERROR):
         notifier.notify("s", "b" * 500_000, key="a", fields={})
     assert said in caplog.text
@@ -99,11 +107,28 @@ def test_a_command_that_fails_holds_nothing_up(
     assert notifier.sent("a")
 
 
-def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_command_leaves_behind_ends_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hook that hangs is ended with the processes it started: none of them holds the worker up."""
     notes = tmp_path / "child"
+    os.mkfifo(notes)
     command = script(tmp_path, f"sleep 600 &\necho $! > {notes}\nwait")
-    telling(tmp_path, command, timeout_s=1.0).notify("s", "b", key="a", fields={})
+    communicate, children = subprocess.Popen.communicate, list[int]()
+
+    def once_it_hangs(self: Any, *arguments: Any, **named: Any) -> Any:
+        children.append(int(notes.read_text()))
+        return communicate(self, *arguments, **named)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", once_it_hangs)
+    telling(tmp_path, command, timeout_s=0.2).notify("s", "b", key="a", fields={})
     assert "did not end" in caplog.text
-    child = Path(f"/proc/{int(notes.read_text())}/stat")
-    assert not child.exists() or child.read_text().split()[2] in "ZX"
+    (child,) = children
+    until(lambda: not _runs(child), what="the child's end")
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
