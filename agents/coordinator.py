@@ -85,14 +85,14 @@ class Coordinator:
         """Run to the end; raises TimeoutError, one of INVALID, ENDLESS, or what the model's client raised."""
         models = build_models(self.model) if self.model.remote else ()
         runner = Runner(
-            app=_app(*models, declared=True) if models else _offline_app(),
+            app=_app(*models, remote=True) if models else _offline_app(self.capture_content),
             session_service=InMemorySessionService(),
             auto_create_session=True,
         )
         config = RunConfig(
             max_llm_calls=self.llm_calls_max,
             http_options=types.HttpOptions(timeout=int(self.model.request_timeout_s * 1000)),
-            telemetry=_telemetry(self.capture_content, self.model.remote),
+            telemetry=_telemetry(self.capture_content, remote=self.model.remote),
         )
         message = types.UserContent(task)
         _running.set(self)  # in this task and those that it begins: a run is a task of its own
@@ -133,6 +133,7 @@ class Coordinator:
             "summary": finding.summary,
             "evidence": [item.model_dump(mode="json") for item in finding.evidence[:6]],
             "alternatives": [item.model_dump(mode="json") for item in finding.alternatives],
+            "citations": list(finding.citations[:3]),
         }
         return f"The finding ({NOTICE}):\n{json.dumps(bounded(brief))}"
 
@@ -191,22 +192,25 @@ class _Guard(BasePlugin):
 _running: ContextVar[Coordinator] = ContextVar("driftwarden_coordinator")
 
 
-def _app(investigates: Any, strategises: Any, *, declared: bool) -> App:
-    """The workflow of the agents; it holds nothing of a case: nodes and tools find theirs in the running context."""
+def _app(investigates: Any, strategises: Any, *, remote: bool) -> App:
+    """The workflow of the agents; it holds nothing of a case: nodes and tools find theirs in the running context.
+
+    A model that is not `remote` reads neither instructions nor declarations of tools, and is sent none.
+    """
     investigator = LlmAgent(
         name="investigator",
         description="Finds out why a model drifted.",
         model=investigates,
-        instruction=lambda _: prompts.INVESTIGATOR,
-        tools=[ReadTools(INVESTIGATORS_TOOLS, declared=declared)],
+        instruction=(lambda _: prompts.INVESTIGATOR) if remote else "",
+        tools=[ReadTools(INVESTIGATORS_TOOLS, declared=remote)],
         output_schema=FindingDraft,
     )
     strategist = LlmAgent(
         name="strategist",
         description="Plans what would help.",
         model=strategises,
-        instruction=lambda _: prompts.STRATEGIST,
-        tools=[ReadTools(STRATEGISTS_TOOLS, declared=declared)],
+        instruction=(lambda _: prompts.STRATEGIST) if remote else "",
+        tools=[ReadTools(STRATEGISTS_TOOLS, declared=remote)],
         output_schema=PlanDraft,
     )
 
@@ -221,15 +225,21 @@ def _app(investigates: Any, strategises: Any, *, declared: bool) -> App:
 
 
 @cache
-def _offline_app() -> App:
+def _offline_app(capture_content: bool) -> App:
     """One for all runs of a process: the offline reasoner has no connections, and so nothing that belongs to a run."""
-    return _app(*build_models(ModelSettings()), declared=False)
+    return _app(*build_models(ModelSettings(), capture_content=capture_content), remote=False)
 
 
 @cache
-def _telemetry(capture_content: bool, remote: bool) -> TelemetryConfig:
+def _telemetry(capture_content: bool, *, remote: bool) -> TelemetryConfig:
+    """What the framework's spans hold.
+
+    In its newer form each span of a model's turn repeats the whole conversation, instructions and tools. The offline
+    reasoner writes what it said itself, and what it read stands at the spans of the tools.
+    """
     return TelemetryConfig(
-        capture_message_content=ContentCapturingMode.SPAN_ONLY if capture_content else ContentCapturingMode.NO_CONTENT
+        genai_semconv_stability_opt_in="experimental" if remote else "stable",
+        capture_message_content=ContentCapturingMode.SPAN_ONLY if capture_content else ContentCapturingMode.NO_CONTENT,
     )
 
 

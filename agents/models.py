@@ -49,12 +49,16 @@ class ModelSettings:
         return self.name != OFFLINE
 
 
-def build_models(settings: ModelSettings) -> tuple[Any, Any]:
-    """Fresh model objects of investigator and strategist for one run (a client belongs to an event loop)."""
+def build_models(settings: ModelSettings, *, capture_content: bool = True) -> tuple[Any, Any]:
+    """Model objects of investigator and strategist, fresh for each run where they are remote (a client belongs to an event
+    loop). `capture_content`: whether the offline reasoner's spans hold what it said; others' are the framework's."""
     if settings.name == OFFLINE:
         from driftwarden.agents.offline import OfflineLlm
 
-        return OfflineLlm(role="investigator"), OfflineLlm(role="strategist")
+        return (
+            OfflineLlm(role="investigator", capture_content=capture_content),
+            OfflineLlm(role="strategist", capture_content=capture_content),
+        )
     model = _remote_model(settings)
     return model, model
 

@@ -2,13 +2,14 @@
 return, without a network or a key."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Literal
 
 from google.adk.models import BaseLlm, LlmCapabilities
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.genai import types
+from opentelemetry import trace
 
 from driftwarden.agents.reasoning import Done, Thought, investigate, strategise
 from driftwarden.contracts.ports import JsonObject
@@ -21,6 +22,7 @@ class OfflineLlm(BaseLlm):
 
     model: str = "offline"
     role: Literal["investigator", "strategist"] = "investigator"
+    capture_content: bool = True
 
     @property
     def capabilities(self) -> LlmCapabilities:
@@ -36,15 +38,17 @@ class OfflineLlm(BaseLlm):
             thought: Thought = investigate(done)
         else:
             thought = strategise(finding_of(llm_request.contents), done)
+        said = json.dumps(thought)
         if isinstance(thought, list):
             parts = [
                 types.Part(function_call=types.FunctionCall(name=call.name, args=dict(call.arguments)))
                 for call in thought
             ]
         else:
-            parts = [types.Part(text=json.dumps(thought))]
-        read = sum(len(str(part)) for content in llm_request.contents for part in content.parts or ())
-        written = len(str(thought))
+            parts = [types.Part(text=said)]
+        if self.capture_content:
+            _on_span(llm_request.contents, parts)
+        read, written = sum(map(_length, _parts(llm_request.contents))), len(said)
         yield LlmResponse(
             content=types.Content(role="model", parts=parts),
             finish_reason=types.FinishReason.STOP,
@@ -81,3 +85,34 @@ def finding_of(contents: list[types.Content]) -> JsonObject:
                 if isinstance(document, dict):
                     return document
     return {"root_cause": "unknown"}
+
+
+def _parts(contents: list[types.Content]) -> Iterator[types.Part]:
+    for content in contents:
+        yield from content.parts or ()
+
+
+def _length(part: types.Part) -> int:
+    """Characters of what a part says: its text, or a call's or an answer's JSON."""
+    spoken = part.function_call.args if part.function_call else None
+    spoken = part.function_response.response if part.function_response else spoken
+    return len(part.text or "") + (len(json.dumps(spoken, default=str)) if spoken else 0)
+
+
+def _on_span(contents: list[types.Content], parts: list[types.Part]) -> None:
+    """Leave on the running span what was asked and what is said, in the form of OpenTelemetry's conventions for models.
+
+    What the tools answered stands at their own spans.
+    """
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    asked = [{"type": "text", "content": part.text} for part in _parts(contents) if part.text]
+    said = [
+        {"type": "tool_call", "name": part.function_call.name, "arguments": part.function_call.args}
+        if part.function_call
+        else {"type": "text", "content": part.text}
+        for part in parts
+    ]
+    span.set_attribute("gen_ai.input.messages", json.dumps([{"role": "user", "parts": asked}]))
+    span.set_attribute("gen_ai.output.messages", json.dumps([{"role": "assistant", "parts": said}]))

@@ -54,32 +54,28 @@ Thought = list[Call] | Answer
 
 def investigate(done: list[Done]) -> Thought:
     """The investigator's next calls, or its finding (the fields of `FindingDraft`)."""
-    # Whatever does not depend on another answer is asked for in one turn: a turn costs more than a tool.
+    # Whatever does not depend on another answer is asked for in one turn, and nothing that would change no answer:
+    # a turn costs more than a tool, and either more than the thinking.
     asked = {item.name for item in done}
-    first = ["get_event", "get_model_card", *(f"measure_{name}" for name in _FIRST)]
+    first = ["get_event", *(f"measure_{name}" for name in _FIRST)]
     if missing := [name for name in first if name not in asked]:
         return [Call(name, {}) for name in missing]
     event, measures = _object(done, "get_event"), _measures(done)
-    missing = [name for name in _follow_ups(measures, event) if name not in asked]
-    calls = [Call(name, {}) for name in missing]
-    if any(name.startswith("measure_") for name in missing):  # they say which cause it leans to
-        return calls
+    readable = any(not measure.unavailable for measure in measures.values())
+    if readable and (missing := [name for name in _follow_ups(measures, event) if name not in asked]):
+        return [Call(name, {}) for name in missing]
     scores = rank(measures, event)
-    best = scores[0] if scores else None
-    if best is not None and "search_knowledge" not in asked:
+    if readable and scores and "search_knowledge" not in asked:
+        best = scores[0]
         query = f"{best.root_cause.value.replace('_', ' ')} {' '.join(best.columns[:3])}".strip()
         arguments = {"query": query, "kind": "runbook", "root_cause": best.root_cause.value, "limit": 3}
-        calls.append(Call("search_knowledge", arguments))
-    if calls:
-        return calls
+        return [Call("search_knowledge", arguments)]
     return _finding(scores, done)
 
 
 def _follow_ups(measures: dict[str, Measured], event: JsonObject) -> list[str]:
-    """What the first look asks for: nothing more where nothing can be read, the whole examination where it is unclear."""
+    """What the first look asks for: the whole examination where it is unclear."""
     shift, quality, schema = measures.get("shift"), measures.get("quality"), measures.get("schema")
-    if all(measure is None or measure.unavailable for measure in (shift, quality, schema)):
-        return ["recent_changes", "metric_history"]
     shifted = isinstance(shift, ShiftMeasure) and any(column.shifted for column in shift.columns)
     suspect = isinstance(quality, QualityMeasure) and any(
         column.missing_suspect or column.stuck_suspect or column.outlier_suspect for column in quality.columns
@@ -92,10 +88,6 @@ def _follow_ups(measures: dict[str, Measured], event: JsonObject) -> list[str]:
         names += ["measure_units", "measure_seasonality", "measure_domain"]
     if labelled or event.get("kind") in _LABEL_KINDS:
         names += ["measure_labels", "measure_concept"]
-    if suspect or broken or event.get("kind") in {"schema_change", "pipeline_failure", "data_quality"}:
-        names.append("recent_changes")
-    if remedies.harm_of(performance) != "no":
-        names.append("metric_history")
     return names
 
 
@@ -134,30 +126,29 @@ def _finding(scores: list[CauseScore], done: list[Done]) -> Answer:
 def strategise(finding: JsonObject, done: list[Done]) -> Thought:
     """The strategist's next calls, or its plan (the fields of `PlanDraft`), for a grounded finding."""
     asked = {item.name for item in done}
-    first = ["get_event", "get_model_card", "measure_performance", "registry_history", "metric_history"]
+    first = ["get_event", "measure_performance", "registry_history", "metric_history"]
     calls = [Call(name, {}) for name in first if name not in asked]
     cause = RootCause(finding["root_cause"])
     if "search_knowledge" not in asked:
         words = cause.value.replace("_", " ")
         base = {"root_cause": cause.value, "limit": 5}
-        calls += [
-            Call("search_knowledge", {"query": f"remedy for {words}", "kind": "runbook", **base}),
-            Call("search_knowledge", {"query": f"what helped against {words}", "kind": "incident", **base}),
-        ]
+        if not finding.get("citations"):  # else the investigator has read the runbook of this cause
+            calls.append(Call("search_knowledge", {"query": f"remedy for {words}", "kind": "runbook", **base}))
+        calls.append(Call("search_knowledge", {"query": f"what helped against {words}", "kind": "incident", **base}))
     if calls:
         return calls
     return _plan(cause, finding, done)
 
 
 def _plan(cause: RootCause, finding: JsonObject, done: list[Done]) -> Answer:
-    card, event = _object(done, "get_model_card"), _object(done, "get_event")
+    event = _object(done, "get_event")
     performance = _performance(_measures(done))
     harm = remedies.harm_of(performance)
     stale = remedies.reference_is_stale(_list(done, "metric_history"))
     usual = remedies.remedies(cause, harm, stale_reference=stale)
-    record = _track_record(_hits(done, "incident"), cause, str(card.get("name", "")))
+    record = _track_record(_hits(done, "incident"), cause, str(event.get("model", "")))
     earlier = remedies.earlier_versions(_list(done, "registry_history"))
-    runbooks = [hit["id"] for hit in _hits(done, "runbook")][:2]
+    runbooks = [*finding.get("citations", ()), *(hit["id"] for hit in _hits(done, "runbook"))][:2]
     impact = _impact(performance)
     window: JsonObject = event["window"] if isinstance(event.get("window"), dict) else {}
     candidates = []
