@@ -332,8 +332,8 @@ class Worker:
             accepting=_accepts(incident),
             handled=claim.signals,
             weighed=len(incident.events),
-            # What joined too late to be weighed is not held up by the effect and its verification.
-            split=state is State.EXECUTING,
+            # What joined too late to be weighed is not held up by the effect and its verification, nor is what parted.
+            split=state is State.EXECUTING or (before == state == State.TRIAGED and _parted(claim, incident)),
         )
         return claim, not waits
 
@@ -383,6 +383,11 @@ def _last_try(incident: Incident) -> str:
     """Why its last try failed, as it was noted then."""
     tries = [line["summary"] for line in incident.timeline if line["summary"].startswith("try ")]
     return tries[-1].partition(": ")[2] if tries else "no reason was noted"
+
+
+def _parted(claim: Claim, incident: Incident) -> bool:
+    """Whether it is about fewer events than it has taken in (`steps`): the rest belongs into another incident."""
+    return len(incident.events) < len(claim.events)
 
 
 def _accepts(incident: Incident) -> bool:

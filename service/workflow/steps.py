@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 from driftwarden.errors import Away, GiveUp
 from driftwarden.service.workflow import acting, deciding, understand
+from driftwarden.service.workflow.apart import part
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.members import measure_members
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.retries import verdict
 from driftwarden.service.workflow.store import Claim
@@ -21,6 +23,12 @@ def _triaged(parts: Parts, incident: Incident, raws: list[str]) -> State:
         understand.take_in(parts, incident, raws)
     if incident.problem:
         return deciding.decide_problem(parts, incident)
+    if measure_members(parts, incident):
+        return State.TRIAGED
+    if (about := part(parts, incident, raws)) is not None:
+        # Committed as it is now, and the rest with it as the next incident (`runner`): only then is it looked into.
+        incident.events = incident.events[:about]
+        return understand.take_in(parts, incident, raws[:about])
     return understand.investigate(parts, incident)
 
 

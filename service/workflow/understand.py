@@ -16,7 +16,6 @@ from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.members import (
     harmed,
-    measure_members,
     named,
     refused_over_many,
     remember_window,
@@ -97,20 +96,16 @@ def _check_files(parts: Parts, model: WatchedModel, event: DriftEvent) -> None:
 def investigate(parts: Parts, incident: Incident) -> State:
     """triaged -> investigated: the agents read the case and say what they think; measurements are kept.
 
-    One investigation, of the lead; how much the other models are harmed is measured for each, first, in as many steps as it
-    takes: until then it stays triaged.
+    One investigation, of the lead; how much the other models are harmed was measured for each before.
     """
-    if measure_members(parts, incident):
-        return State.TRIAGED
     lead = incident.concerned[0]
     if incident.finding is None or not incident.looked_at or incident.looked_at != lead.key:
         seen = _ask_agents(parts, incident)
     else:  # only others joined: the cause is the lead's, and has been looked into
         seen, incident.problem = {}, lead.fault
     assert incident.finding is not None
-    if incident.others:
-        shared = {"models": tuple(incident.models), "upstream": shared_upstream(parts, incident)}
-        incident.finding = incident.finding.model_copy(update=shared)
+    shared = {"models": tuple(incident.models), "upstream": shared_upstream(parts, incident)} if incident.others else {}
+    incident.finding = incident.finding.model_copy(update=shared or {"models": (), "upstream": ()})
     _tell_finding(parts, incident, seen)
     return State.INVESTIGATED
 

@@ -59,7 +59,11 @@ def drift(world: Any, model: str, **data: Any) -> None:
 def kept_out(world: Any) -> dict[str, list[str]]:
     """Files in quarantine, by model."""
     found = {model: world.parts.state.quarantined(model).values() for model in world.settings.models}
-    return {model: [Path(record["uri"]).name for record in records] for model, records in found.items() if records}
+    return {
+        model: [Path(record["uri"] or record["start"]).name for record in records]
+        for model, records in found.items()
+        if records
+    }
 
 
 def loose(world: Any, extra: str = "", **changes: str) -> None:

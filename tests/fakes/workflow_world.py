@@ -201,6 +201,7 @@ class Script:
     model_calls: int = 0
     losses: dict[str, float | None] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
     measured_models: list[str] = field(default_factory=list)
     measured: dict[MeasurementName, Measured] = field(default_factory=dict)
     on_advise: Callable[[], object] = lambda: None
@@ -226,7 +227,8 @@ class Script:
             self.measured_models.append(name)
             loss, rows = self.losses.get(name, self.loss), self.rows.get(name, 500)
             measures = {name: kind(rows_current=rows) for name, kind in MEASURE_TYPES.items()}
-            performance = {"labelled_rows": rows, "reference": 0.9, "current": 0.7, "relative_loss": loss}
+            performance = {"labelled_rows": rows, "reference": 0.9, "current": 0.7, "relative_loss": loss,
+                           "basis": self.bases.get(name, "none")}  # fmt: skip
             measures["performance"] = measures["performance"].model_copy(update=performance)
             measures |= self.measured
             return {name: measure.model_dump(mode="json") for name, measure in measures.items()}

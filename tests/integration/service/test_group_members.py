@@ -48,7 +48,7 @@ def test_every_member_is_measured_and_no_step_measures_more_than_the_bound(new: 
 
     world.take_in()
     world.run(world.worker(fail_point=commit))
-    assert steps == [[], ["e", "b"], ["e", "b", "c", "d"], ["e", "b", "c", "d", "f", "a"]]
+    assert steps == [[], ["e", "b"], ["e", "b", "c", "d"], ["e", "b", "c", "d", "f", "a", "a"]]
     assert {one.performance["relative_loss"] for one in world.only().members} == {0.2}
     assert set(kept_out(world)) == {*models}
 
@@ -76,26 +76,43 @@ def test_who_joins_between_two_of_these_steps_is_measured_too(new: Callable[...,
 
 
 @pytest.mark.parametrize("rule", ["on the loss", "none"])
-def test_what_nobody_measured_is_not_acted_on_unattended(new: Callable[..., Any], rule: str) -> None:
-    """Where none is to be measured: people are asked; and without a rule that asks, nothing is done to these members."""
+def test_one_whose_loss_is_not_known_is_not_acted_on_unattended(new: Callable[..., Any], rule: str) -> None:
+    """Two lose, and a third cannot be read: people are asked; where no rule asks, nothing is done to the third."""
     world = new()
-    set_up(world, measured_max=0)
     if rule == "none":
         loose(world, "", **{IMPACT: ""})
-    for model in MODELS:
-        drift(world, model)
+    drift(world, "a")
+    drift(world, "b", window={"start": "2026-11-20T09:00:00Z", "end": "2026-11-20T09:00:09Z"})
+    drift(world, "c")
     world.run()
     incident = world.only()
     if rule == "none":
-        assert (incident.state, kept_out(world)) == ("resolved", {"a": ["a.csv"]})
-        assert any("kept out of b, c" in line["summary"] for line in incident.timeline)
+        assert (incident.state, kept_out(world)) == ("resolved", {"a": ["a.csv"], "c": ["c.csv"]})
+        assert any("kept out of b" in line["summary"] for line in incident.timeline)
         return
     assert (incident.state, kept_out(world)) == ("awaiting_approval", {})
-    assert {one.model: one.failing for one in incident.members} == {"a": [], "b": ["impact"], "c": ["impact"]}
+    assert {one.model: one.failing for one in incident.members} == {"a": [], "b": ["impact"], "c": []}
     assert not any("kept out of" in line["summary"] for line in incident.timeline)
+    told = {
+        one["body"]["facts"]["model"]["name"]: one["body"]["facts"]["evidence"] for one in world.records("decision")
+    }
+    assert {model: one["rows"] for model, one in told.items()} == {"a": 500, "b": None, "c": 500}
     world.approve("bob")
     world.run()
     assert (world.only().state, set(kept_out(world))) == ("resolved", {*MODELS})
+
+
+def test_where_none_is_to_be_measured_nobody_acts_for_another(new: Callable[..., Any]) -> None:
+    """Nothing says that they lose together: the lead that does goes on alone, and of those that are not known people are asked."""
+    world = new()
+    set_up(world, measured_max=0)
+    world.script.losses = {"b": 0.0}
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    found = [(one.models, one.state.value) for one in world.incidents()]
+    assert found == [(["a"], "verifying"), (["b", "c"], "awaiting_approval")]
+    assert world.incidents()[1].members[1].failing == ["impact"]
 
 
 def test_a_members_evidence_is_its_own(new: Callable[..., Any]) -> None:
@@ -118,18 +135,6 @@ def test_a_members_evidence_is_its_own(new: Callable[..., Any]) -> None:
         "b": (3, 3),
         "c": (500, 500),
     }
-
-
-def test_a_member_without_readable_rows_has_no_evidence(new: Callable[..., Any]) -> None:
-    """Not the lead's: unknown, which escalates."""
-    world = new(models=("a", "b"))
-    drift(world, "a")
-    drift(world, "b", window={"start": "2026-11-20T09:00:00Z", "end": "2026-11-20T09:00:09Z"})
-    world.run()
-    (facts,) = (
-        one["body"]["facts"] for one in world.records("decision") if one["body"]["facts"]["model"]["name"] == "b"
-    )
-    assert (facts["evidence"]["rows"], facts["evidence"]["labelled_rows"]) == (None, None)
 
 
 def always(world: Any, place: int, error: BaseException) -> None:

@@ -174,22 +174,6 @@ def test_a_member_halted_after_the_decision_stops_the_effect(new: Callable[..., 
     assert world.records("intent") == []
 
 
-def test_a_harmed_member_is_not_closed_with_a_harmless_lead(new: Callable[..., Any]) -> None:
-    """The lead loses nothing, and the agents would do nothing: another loses a fifth, so people are told."""
-    world = new()
-    world.script.candidates = (NONE,)
-    world.script.losses = {"a": 0.0, "b": 0.2, "c": 0.0}
-    for model in MODELS:
-        drift(world, model)
-    world.run()
-    incident = world.only()
-    assert incident.rehearsal_notes["refused"]["c1"].startswith("b measurably lose")
-    assert (incident.candidate.action, incident.outcome) == ("notify", "execute")
-    assert incident.facts["impact"]["relative_loss"] == "0.2"
-    windows = {model: world.parts.metrics.last(model)[-1]["incident"] for model in MODELS}
-    assert windows == dict.fromkeys(MODELS, incident.id)
-
-
 def test_a_message_names_every_model(new: Callable[..., Any]) -> None:
     """Told once, about all of them; it changes no model, and reaches none."""
     world = new()
@@ -347,14 +331,15 @@ def test_a_member_that_loses_nothing_itself_is_left_alone(new: Callable[..., Any
 
 def test_what_was_not_done_to_a_member_does_not_end_its_drift(new: Callable[..., Any]) -> None:
     """Its window could not be read, so nothing was kept out of it: the same rows, once they can be, are no rows from before."""
-    world = new(models=("a", "b"))
+    world = new()
     window = {"start": "2026-11-20T08:00:00Z", "end": "2026-11-20T08:30:00Z"}
     drift(world, "a")
     drift(world, "b", window=window | {"uri": "/elsewhere.csv"})
+    drift(world, "c")
     world.run()
     world.approve("bob")
     world.run()
-    assert (world.only().state, kept_out(world)) == ("resolved", {"a": ["a.csv"]})
+    assert (world.only().state, kept_out(world)) == ("resolved", {"a": ["a.csv"], "c": ["c.csv"]})
     drift(world, "b", window=window | {"uri": str(world.data / "w.csv")})
     world.run()
     assert world.incidents()[-1].models == ["b"]
@@ -387,13 +372,14 @@ def test_taking_back_reaches_as_many_models_as_the_effect_did(new: Callable[...,
 
 def test_a_model_of_another_environment_is_not_judged_as_of_this_one(new: Callable[..., Any]) -> None:
     """Whoever writes to Redis lets production's group point at an incident of staging: its rules do not serve for production."""
-    world = new(models=("a", "b"))
-    staging = world.settings.models["a"].model_copy(update={"environment": "staging"})
-    models = world.settings.models | {"a": staging}
+    world = new()
+    staging = {name: world.settings.models[name].model_copy(update={"environment": "staging"}) for name in "ac"}
+    models = world.settings.models | staging
     world.settings = world.parts.settings = world.settings.model_copy(update={"models": models})
     careful = '  require:\n    - {id: careful, fact: plan.cost_usd, atLeast: "99", else: escalate, environments: [production]}\n'
     loose(world, "", **{"  require:\n": careful})
     drift(world, "a", environment="staging")
+    drift(world, "c", environment="staging")
     world.take_in()
     event = parse_event(json.dumps(world.event("b", columns=COLUMNS)))
     for name in group_names(event, world.settings.models["b"]):
@@ -401,10 +387,10 @@ def test_a_model_of_another_environment_is_not_judged_as_of_this_one(new: Callab
     drift(world, "b")
     world.run()
     incident = world.only()
-    assert (incident.models, incident.state, kept_out(world)) == (["a", "b"], "awaiting_approval", {})
-    assert "got `production`, expected `staging`" in str(incident.members[1].problem)
-    assert "careful" in incident.members[1].failing
-    assert incident.members[0].failing == []
+    assert (incident.models, incident.state, kept_out(world)) == (["a", "c", "b"], "awaiting_approval", {})
+    assert "got `production`, expected `staging`" in str(incident.members[2].problem)
+    assert "careful" in incident.members[2].failing
+    assert [one.failing for one in incident.members[:2]] == [[], []]
 
 
 def test_lists_and_shows_every_model(new: Callable[..., Any]) -> None:
