@@ -37,7 +37,7 @@ MODELS = (*TOGETHER, *ALONE)
 SHARDS = 4
 LEASE_S = 3.0
 CRASHES_MAX = 6
-STOP_WITHIN_S = 30.0
+STOP_WITHIN_S = 120.0
 REDIS_WAS_AWAY = 75  # exit code of a process that could not begin: whoever watches over it starts another
 
 

@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 NOTHING_READ = b"*-1\r\n"  # what a read is answered that waited in vain: to lose that would be no fault
 _GREETING = re.compile(rb"\*\d+\r\n\$6\r\nCLIENT\r\n")  # a new connection's; to lose its answer would be no loss either
 CHUNK_BYTES = 1 << 16
-ANSWER_S = 30.0
+ANSWER_S = 120.0
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import server_binary
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-START_S = 60.0
+START_S = 180.0
 POLL_S = 0.02
 
 

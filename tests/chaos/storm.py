@@ -244,9 +244,15 @@ class Storm:
 
     def _pause(self) -> None:
         """Beyond its lease: another takes over what it held, and it finds out only when it goes on."""
-        child, seconds = self._pick(self._awake()), self._plan.lease_s * self._chance.uniform(1.2, 2.5)
-        if child is None or len(self._awake()) < 2:
+        pick, seconds = self._chance.random(), self._plan.lease_s * self._chance.uniform(1.2, 2.5)
+        self._stop_one(pick, seconds)
+
+    def _stop_one(self, pick: float, seconds: float) -> None:
+        awake = self._awake()
+        if len(awake) < 2:  # the others were killed, or found no Redis at their start: a little later
+            self._later(0.5, lambda: self._stop_one(pick, seconds))
             return
+        child = awake[int(pick * len(awake))]
         os.kill(child.pid, signal.SIGSTOP)
         child.wakes_at = time.monotonic() + seconds
         self._done["stops"] += 1

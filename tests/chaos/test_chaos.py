@@ -8,8 +8,9 @@ from chaos.storm import Plan, Storm
 
 # The first faults of this seed are of every kind that the run is about.
 SHORT = Plan(
-    "3", seconds=2.0, workers=3, threads=1, rate=8.0, fault_every_s=0.25, faults_min=10, events_min=15, lease_s=1.0
-)
+    "3", seconds=2.0, workers=3, threads=1, rate=8.0, fault_every_s=0.25, faults_min=10, events_min=15, lease_s=1.0,
+    settle_s=700.0,
+)  # fmt: skip
 
 
 def test_nothing_is_lost_or_done_twice_for_a_few_seconds(tmp_path: Path) -> None:
