@@ -31,6 +31,7 @@ def _encode_plain(document: Any) -> bytes:
 
 if FAST:
     _decoder = msgspec.json.Decoder(float_hook=_no_float)
+    _REFUSALS = (NotCanonical, msgspec.DecodeError, orjson.JSONEncodeError, RecursionError)
     _SORTED = orjson.OPT_SORT_KEYS
     _SORTED_STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
@@ -73,6 +74,11 @@ def decode_canonical(line: bytes) -> Any:
 
 def is_canonical_object(data: bytes) -> bool:
     """Whether `decode_canonical` takes these bytes and they are an object; what is wrong is not said."""
+    if FAST and data.isascii() and data.startswith(b"{"):
+        try:
+            return orjson.dumps(_decoder.decode(data), option=_SORTED_STRICT) == data
+        except _REFUSALS:
+            return False
     try:
         return type(decode_canonical(data)) is dict
     except NotCanonical:

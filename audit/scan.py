@@ -51,6 +51,7 @@ _ORDINARY_ENDS = frozenset(
     b'","type":"%b","v":1}' % kind.encode() for kind in RECORD_TYPES if kind.encode() not in _READ_TYPES
 )
 _sha256 = hashlib.sha256
+_OWN, _LEAF = _sha256(b"{"), _sha256(b"\x00")  # what stands before the rest of a line, and before a leaf
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,19 @@ class Scanner:
         stream, seq, read = b'"stream":"%b","ts":"' % scan.stream.encode(), scan.last_seq, 0
         last, last_ts, second = scan.last_hash.encode(), scan.last_ts, b""
         begin = b"\n" if strict else b'",'  # what stands before the body, once a line has shown it
+        begun = HASH_END + len(begin)
         line: bytes | None = None
         for line in lines:
-            digest = _sha256(b"{" + line[REST:]).digest()
+            own = _OWN.copy()
+            own.update(line[REST:])
+            digest = own.digest()
             text = hexlify(digest)
             seq += 1
             end = b',"prev":"%b","seq":%d,%b' % (last, seq, stream)
             ts_end = line.rfind(_TYPE, -_TYPE_BYTES)
-            at = ts_end - _TS_BYTES - len(end)
-            ts = line[ts_end - _TS_BYTES : ts_end]
+            ts_at = ts_end - _TS_BYTES
+            at = ts_at - len(end)
+            ts = line[ts_at:ts_end]
             if (
                 at < REST
                 or not line.startswith(end, at)
@@ -189,16 +194,17 @@ class Scanner:
                 before = _BEFORE_BODY.match(line, HASH_END)
                 if before is None:
                     break
-                begin = before[0]
+                begin, begun = before[0], before.end()
             if not line.startswith(HEAD + text + begin):
                 break
             if strict:
-                after = line.rfind(_CAUSATION, REST, at)
-                body = line[HASH_END + len(begin) : after]
-                if not _AFTER_BODY.fullmatch(line, after, at) or not is_canonical_object(body):
+                after = line.rfind(_CAUSATION, begun, at)
+                if _AFTER_BODY.fullmatch(line, after, at) is None or not is_canonical_object(line[begun:after]):
                     break
+            leaf = _LEAF.copy()
+            leaf.update(line)
             hashes += digest
-            leaves += _sha256(b"\x00" + line).digest()
+            leaves += leaf.digest()
             last, last_ts, read = text, ts, read + len(line) + 1
         else:
             line = None

@@ -17,6 +17,7 @@ from driftwarden.audit.codec import (
     _encode_plain,
     decode_canonical,
     encode,
+    is_canonical_object,
 )
 from driftwarden.audit.export import Prover
 from driftwarden.audit.merkle import Tree, leaf_hash, root_from_path
@@ -52,6 +53,27 @@ def test_other_spellings_are_refused_by_both_decoders(line: bytes) -> None:
     for decode in (_decode_fast, _decode_slow, decode_canonical):
         with pytest.raises(NotCanonical):
             decode(line)
+
+
+def _is_object_slowly(data: bytes) -> bool:
+    try:
+        return type(_decode_slow(data)) is dict
+    except NotCanonical:
+        return False
+
+
+@given(_DOCUMENTS, st.booleans(), st.booleans(), st.data())
+def test_what_is_quickly_said_to_be_canonical_is(value: Any, ordered: bool, escaped: bool, data: st.DataObject) -> None:
+    """Given any object in any spelling, whole and with some bytes exchanged, the quick answer is that of the slow way."""
+    text = json.dumps({"x": value}, sort_keys=ordered, ensure_ascii=escaped, separators=(",", ":"))
+    spelled = text.encode("utf-8", "surrogatepass")
+    start = data.draw(st.integers(0, len(spelled)))
+    end = data.draw(st.integers(start, min(len(spelled), start + 3)))
+    middle = data.draw(
+        st.sampled_from([b"", b" ", b'"', b"\\u0041", b"0", b".5", b"e1", b"-0", b",", b"}", b"\n", b"\xc3\xa9"])
+    )
+    for candidate in (spelled, spelled[:start] + middle + spelled[end:], encode(plain({"x": value}))):
+        assert is_canonical_object(candidate) is _is_object_slowly(candidate)
 
 
 def _root(entries: list[bytes]) -> bytes:
