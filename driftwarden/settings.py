@@ -69,7 +69,8 @@ class ServiceSettings(Value):
 
     `state_key_file`: the key that seals what is kept in Redis, the same on every host that shares it (default: made on first
     use below the state folder). `group_window`: how long after an incident opened events of other models with the same cause
-    upstream may join it; `group_measured_max`: how many of these have their own loss measured, the rest counts by the worst.
+    upstream may join it; `group_measured_max`: how many windows of theirs are measured in one step.
+    `windows_measured_max`: how many windows of one model are, to find the worst that joined an incident.
     `triage_fdr`: the false discovery rate over columns at which one counts as moved; where none does, no model is asked.
     """
 
@@ -81,6 +82,7 @@ class ServiceSettings(Value):
     tries_max: Annotated[int, Field(ge=1, le=100)] = 4
     state_key_file: Path | None = None
     group_measured_max: Annotated[int, Field(ge=0, le=1000)] = 10
+    windows_measured_max: Annotated[int, Field(ge=1, le=100)] = 8
     triage_fdr: Annotated[float, Field(gt=0, lt=1)] = 0.05
     approval_reminder: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(hours=1)
     stop_within: Annotated[Duration, Field(ge=timedelta(0), le=timedelta(days=1))] = timedelta(seconds=30)

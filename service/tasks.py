@@ -1,18 +1,23 @@
 """Tasks of the service that run in the sandbox: JSON in, JSON out, nothing but reading."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from driftwarden.clock import rfc3339
 from driftwarden.contracts.data import RowSelection
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.measurements import MEASUREMENT_NAMES
 from driftwarden.contracts.watch import WatchedModel
-from driftwarden.errors import Error
+from driftwarden.errors import BadInput, Error
 from driftwarden.windows import check_window
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def measure(payload: dict[str, Any]) -> dict[str, Any]:
-    """Every diagnostic measurement of one window by name, and `faults`: what is plainly wrong with its table, in words.
+    """Every diagnostic measurement of one window by name, `faults`: what is plainly wrong with its table, in words, and `span`:
+    the times of its first and last row (RFC 3339; None where they have none).
 
     `payload`: `model` (WatchedModel), `tracking_uri`, `champion_version`, `current` (RowSelection), `reference` (path or
     null: the champion's training rows), `history` (paths of earlier windows, oldest first), `reported_performance`,
@@ -37,7 +42,24 @@ def measure(payload: dict[str, Any]) -> dict[str, Any]:
     late = model.labels.uri is not None or model.labels.delay.total_seconds() > 0
     unsaid = {"missing_values"} | ({"no_target", "no_labels"} if late else set())
     faults = [one.text for one in check_window(case.current, model, case.columns) if one.fault not in unsaid]
-    return {**measured, "faults": faults}
+    return {**measured, "faults": faults, "span": _span(case.current, model.time_column)}
+
+
+def _span(rows: "pd.DataFrame", time_column: str | None) -> list[str] | None:
+    """The times of the first and the last of the rows; what cannot be read as a time tells nothing."""
+    import pandas as pd
+
+    from driftwarden.tables import time_key
+
+    if time_column is None:
+        return None
+    try:
+        times = time_key(rows, time_column).dropna()
+    except BadInput:
+        return None
+    if times.empty or not isinstance(times.dtype, pd.DatetimeTZDtype):
+        return None
+    return [rfc3339(moment.to_pydatetime()) for moment in (times.min(), times.max())]
 
 
 def rehearse(payload: dict[str, Any]) -> dict[str, Any]:

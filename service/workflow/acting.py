@@ -8,6 +8,7 @@ from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
+from driftwarden.service.workflow.changes import rows_of
 from driftwarden.service.workflow.cut_short import what_happened
 from driftwarden.service.workflow.deciding import (
     approval_facts,
@@ -197,8 +198,13 @@ def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
         causation=incident.intent.audit_hash,
     )
     changed_at = parts.now_for(incident) if result.changed else None
+    request = ActionRequest.model_validate(incident.undo_of["request"] if incident.undo_of else incident.intent.request)
     parts.ledger.settle(
-        incident.id, cost_usd=result.cost_usd, changed_at=changed_at, models=_changed_of(incident, result)
+        incident.id,
+        cost_usd=result.cost_usd,
+        changed_at=changed_at,
+        models=_changed_of(incident, result),
+        rows=rows_of(request, result),
     )
     _use_up(parts, incident)
     told = result.detail or result.action.value

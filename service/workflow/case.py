@@ -18,7 +18,7 @@ HISTORY_WINDOWS_MAX = 60
 
 class LiveCase:
     """Implements the port `CaseFile` over one incident. Measurements are made once, together, and kept; `unreadable` says
-    why there are none."""
+    why there are none, `span` are the times of the window's first and last row (RFC 3339; None: they have none)."""
 
     def __init__(self, parts: Parts, incident: Incident, model: WatchedModel) -> None:
         """Read-only views of this incident's surroundings."""
@@ -26,9 +26,10 @@ class LiveCase:
         self.faults: list[str] = []
         self._measures: dict[str, Measured] = {}
         self.unreadable: str | None = None
+        self.span: tuple[str | None, str | None] = None, None
 
     def event(self) -> dict[str, Any]:
-        """The newest drift event's data, and how many events the incident holds."""
+        """The data of the drift event whose window speaks for the model, and how many events the incident holds."""
         event = dict(self._incident.event)
         event["columns"] = list(event.get("columns") or ())[:200]
         models = self._incident.models
@@ -86,6 +87,7 @@ class LiveCase:
             self._parts.registry.champion(self._model)
             self.unreadable = error.diagnostics()
             return {}
+        self.span = _span(answer)
         return MEASURE_TYPES["performance"].model_validate(answer["performance"]).model_dump(mode="json")
 
     def measured(self) -> dict[str, dict[str, Any]]:
@@ -133,6 +135,7 @@ class LiveCase:
             self.unreadable = error.diagnostics()
             return {name: kind(unavailable=error.diagnostics()) for name, kind in MEASURE_TYPES.items()}
         self.faults = [str(fault) for fault in answer.get("faults", ())]
+        self.span = _span(answer)
         return {name: MEASURE_TYPES[name].model_validate(answer[name]) for name in MEASURE_TYPES}
 
     def _payload(self) -> dict[str, Any]:
@@ -166,6 +169,11 @@ class LiveCase:
         held = self._parts.state.reference(self._model.name) or {}
         uri = named or held.get("uri")
         return str(rows.path(uri)) if uri else None
+
+
+def _span(answer: dict[str, Any]) -> tuple[str | None, str | None]:
+    first, last = answer.get("span") or (None, None)
+    return first, last
 
 
 def since_when(incident: Incident, history: list[dict[str, Any]]) -> str | None:

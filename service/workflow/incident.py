@@ -28,22 +28,41 @@ class Intent(BaseModel):
     cause_hash: str
 
 
-class Member(BaseModel):
-    """One model that an incident concerns, with its own newest event, its own measured harm and its own decision.
+class SeenWindow(BaseModel):
+    """What was measured of one window: `content` says of which rows (`windows.content_of`), `first` and `last` are the times of
+    the rows read (RFC 3339; None: they have none), `fault` why nothing could be measured."""
 
-    `event` holds what is used of the event's data (the lead's stands whole in `Incident.event`), `key` is that event's
-    identity, `rows_until` the latest middle of a window among this model's events (RFC 3339). `problem`: the event cannot be
-    handled; `fault`: its window could not be measured; `spared`: no data is kept out of it, for what it loses itself asks for
-    nothing, or is not known (`judging`). `failing` and `lifted` are ids of rules of the last decision, `decided` its `@hash`.
+    model_config = ConfigDict(extra="forbid")
+
+    content: str
+    performance: dict[str, Any] = Field(default_factory=dict)
+    first: str | None = None
+    last: str | None = None
+    fault: str | None = None
+
+
+class Member(BaseModel):
+    """One model that an incident concerns, with the window that speaks for it, its own measured harm and its own decision.
+
+    `key` is the identity of its newest event, `told` of the one whose window speaks (`weighing`); `event` holds what is used of
+    that one's data (the lead's stands whole in `Incident.event`). `seen` are the windows that were measured to find it, `unknown`
+    says of how many others it is not known what the model loses on them, `unknown_why` why; `over_since` (RFC 3339): a change
+    since ended all of its drift. `problem`: the event cannot be handled; `fault`: its window could not be measured; `spared`: no
+    data is kept out of it, for what it loses itself asks for nothing, or is not known (`judging`). `failing` and `lifted` are ids
+    of rules of the last decision, `decided` its `@hash`.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     model: str
     key: str = ""
+    told: str = ""
     event: dict[str, Any] = Field(default_factory=dict)
     event_time: str = ""
-    rows_until: str = ""
+    seen: list[SeenWindow] = Field(default_factory=list)
+    unknown: int = 0
+    unknown_why: str | None = None
+    over_since: str = ""
     champion: int | None = None
     problem: str | None = None
     fault: str | None = None
@@ -54,13 +73,19 @@ class Member(BaseModel):
     decided: str | None = None
     spared: bool = False
 
+    @property
+    def mark(self) -> str:
+        """What of it was looked at: its newest event, and the one that speaks."""
+        return f"{self.key}\n{self.told}"
+
 
 class Incident(BaseModel):
     """One incident; mutable while a worker holds it, committed whole.
 
     It is about `model`, the lead, and where one upstream cause moved several, about all its `members` (lead first).
-    `triaged` says why no language model was asked, `asked_model` whether one ever was, `looked_at` which event of the lead
-    was investigated, `over` that triage found nothing left to do.
+    `event` and `event_time` are of the window that speaks for the lead, `latest` is the latest moment that the lead's events are
+    about. `triaged` says why no language model was asked, `asked_model` whether one ever was, `looked_at` which events of the
+    lead were investigated, `over` that triage found nothing left to do.
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
@@ -82,6 +107,7 @@ class Incident(BaseModel):
     events: list[dict[str, str]] = Field(default_factory=list)
     event: dict[str, Any] = Field(default_factory=dict)
     event_time: str = ""
+    latest: str = ""
     problem: str | None = None
     champion_before: int | None = None
     members: list[Member] = Field(default_factory=list)
@@ -174,6 +200,7 @@ class Incident(BaseModel):
                 "model": member.model,
                 "event": member.event,
                 "event_time": member.event_time,
+                "latest": "",
                 "champion_before": member.champion,
                 "environment": str(member.event.get("environment", self.environment)),
                 "problem": member.problem,
@@ -247,6 +274,7 @@ def _member_view(member: Member) -> dict[str, Any]:
         "model": member.model,
         "champion": member.champion,
         "window": {name: window.get(name) for name in ("start", "end", "rows", "uri")},
+        "unknown_windows": member.unknown,
         "relative_loss": member.performance.get("relative_loss"),
         "outcome": member.outcome,
         "why": member.failing,

@@ -18,7 +18,7 @@ from driftwarden.service.workflow.facts import build_facts, proven_loss, usd_per
 from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Member
 from driftwarden.service.workflow.ledger import Caps, wilson_lower
-from driftwarden.service.workflow.members import group_impact, named, watched
+from driftwarden.service.workflow.members import UNKNOWN_IMPACT, group_impact, named, watched
 from driftwarden.service.workflow.parts import SERVICE, Parts, PolicyInForce
 
 _RANK = {Outcome.EXECUTE: 0, Outcome.MONITOR: 1, Outcome.ESCALATE: 2}
@@ -117,10 +117,17 @@ def _ask(parts: Parts, incident: Incident, policy: PolicyInForce, approval: dict
         )
         facts = ask(impact=impact.get(member.model))
         decision, spared = policy.decide(facts), member.spared
+        if member.unknown and incident.undo_of is None:
+            # What its other windows cost is not known: that the one that speaks is harmless does not make them so.
+            unknown = ask(impact=UNKNOWN_IMPACT)
+            if _rests_on_impact(decision, without := policy.decide(unknown)):
+                facts, decision = unknown, without
         if impact and member.model != incident.model:
             own = _own_impact(member, model)
+            watched_only = own is not None and _only_watches(policy.decide(ask(impact=own)))
             # Of what was not measured, or not counted, people must have said that they want it all the same.
-            spared = not _is_lifted(decision) if own is None else _only_watches(policy.decide(ask(impact=own)))
+            is_known = own is not None and not (watched_only and member.unknown)
+            spared = watched_only if is_known else not _is_lifted(decision)
         answers.append(Answer(member, facts, decision, spared))
     return answers
 
@@ -133,6 +140,12 @@ def _own_impact(member: Member, model: WatchedModel | None) -> dict[str, Any] | 
     """
     loss = proven_loss(member.performance)
     return None if loss is None else {"relative_loss": loss, "usd_per_day": usd_per_day(member.performance, model)}
+
+
+def _rests_on_impact(known: Decision, unknown: Decision) -> bool:
+    """Whether a rule fails for how small the impact is: where that is not known, it does not."""
+    verdicts = {rule.id: rule.verdict for rule in unknown.rules}
+    return any(rule.verdict == "fail" and verdicts.get(rule.id) == "unknown" for rule in known.rules)
 
 
 def _is_lifted(decision: Decision) -> bool:

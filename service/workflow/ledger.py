@@ -1,9 +1,9 @@
 """The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
 
 One hash `<prefix>ledger`: incident -> sealed JSON {model, models (others that it concerns), action, cost (micro-USD), at (ms,
-the decision's own time), state (`running`, `done`, `released`), failed, undo, changed (ms, when it changed what is in force)};
-`<incident>#<n>` its earlier effects, where another followed. An action over several models counts for each of them, and once
-where all are counted. A second
+the decision's own time), state (`running`, `done`, `released`), failed, undo, changed (ms, when it changed what is in force),
+rows (by model those that it was about, where not all)}; `<incident>#<n>` its earlier effects, where another followed. An action
+over several models counts for each of them, and once where all are counted. A second
 hash `<prefix>track`: `<model>|<action>|<incident>` -> sealed `1` helped, `0` not (`driftwarden.sealing`).
 """
 
@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from importlib.resources import files
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.watch import parse_duration
 from driftwarden.sealing import Seal
 
@@ -164,14 +164,18 @@ class Ledger:
         failed: bool = False,
         changed_at: str | None = None,
         models: Sequence[str] | None = None,
+        rows: Mapping[str, Any] | None = None,
     ) -> None:
         """The effect is over: what it cost, whether it failed, when it changed what is in force (RFC 3339; None: it did not).
 
         Settling again with `failed` only adds that. `models`: the others that it did something to, where those are fewer
         than were reserved for: what was not done to a model neither counts against it nor makes its drift one from before.
+        `rows`: by model the rows that it was about, where it was not about all (`changes.rows_of`).
         """
-        changed_ms = None if changed_at is None else _ms(parse_rfc3339(changed_at))
-        self._change(incident, state="done", failed=failed, cost_usd=cost_usd, changed_ms=changed_ms, models=models)
+        told: dict[str, Any] = {} if changed_at is None else {"changed": _ms(parse_rfc3339(changed_at))}
+        told |= {} if models is None else {"models": [*models]}
+        told |= {} if rows is None else {"rows": dict(rows)}
+        self._change(incident, state="done", failed=failed, cost_usd=cost_usd, **told)
 
     def running_by_model(self, *, besides: str) -> dict[str, list[str]]:
         """Other incidents than `besides` whose action runs, by each model that it concerns."""
@@ -181,18 +185,6 @@ class Ledger:
                 for model in {entry["model"], *entry.get("models", ())}:
                     found.setdefault(model, []).append(key)
         return found
-
-    def last_change(self, model: str, *, besides: str) -> str | None:
-        """When an action of another incident than `besides` last changed what is in force for the model (RFC 3339), or None."""
-        changes = [
-            entry["changed"]
-            for key, entry in self.entries().items()
-            if entry.get("changed") is not None
-            and entry["action"] not in {"notify", "none"}
-            and _concerns(entry, model)
-            and key.partition("#")[0] != besides
-        ]
-        return rfc3339(datetime.fromtimestamp(max(changes) / 1000, UTC)) if changes else None
 
     def fail_effect(self, incident: str) -> None:
         """The effect did harm: the last entry of the incident that is no undo counts as a failure."""
@@ -220,17 +212,12 @@ class Ledger:
         state: str,
         failed: bool,
         cost_usd: Decimal | None,
-        changed_ms: int | None = None,
-        models: Sequence[str] | None = None,
+        **told: Any,
     ) -> None:
         entry = self._entry(incident)
         if entry is None:
             return
-        if models is not None:
-            entry["models"] = [*models]
-        entry |= {"state": state, "failed": failed or entry.get("failed", False)}
-        if changed_ms is not None:
-            entry["changed"] = changed_ms
+        entry |= {"state": state, "failed": failed or entry.get("failed", False), **told}
         if cost_usd is not None:
             entry["cost"] = int((cost_usd * _MICRO).to_integral_value(ROUND_CEILING))
         self._redis.hset(self._key, incident, self._sealed(incident, entry))

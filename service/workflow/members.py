@@ -6,79 +6,63 @@ handled, how much it loses on its own window, and what the policy says of it, is
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
-from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName
-from driftwarden.contracts.event import DriftData, DriftEvent
+from driftwarden.contracts.event import DriftEvent
 from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput, NotFound
-from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.facts import proven_loss, usd_per_day
 from driftwarden.service.workflow.grouping import upstream_of
 from driftwarden.service.workflow.incident import Incident, Member
 from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.weighing import by_model, let_speak, problem_of, told_unknown, weigh
+from driftwarden.service.workflow.windows import LOSS_MIN, Told, key_of
 
 log = logging.getLogger(__name__)
 
 # One cause upstream is mended upstream: what is learned from, or chosen on, spoilt rows mends nothing.
 GROUP_ACTIONS = frozenset({ActionName.QUARANTINE_DATA, ActionName.NOTIFY, ActionName.NONE})
-# Less than this is no harm (agents/remedies.py draws the same line).
-LOSS_MIN = 0.005
 CANDIDATES_MAX = 6
-# What is kept of a member's event; the event itself stands in the audit log.
-_KEPT = ("model", "kind", "environment", "window", "reference", "performance", "drift_share", "upstream")
+UNKNOWN_IMPACT: dict[str, Any] = {"relative_loss": None, "usd_per_day": None}
 
 Look = Callable[[Parts, str, DriftEvent], tuple[int | None, str | None]]
-
-
-def moment_of(event: DriftEvent) -> datetime:
-    """What the event is about: the end of its window, else its own time."""
-    window = getattr(event.data, "window", None)
-    return window.end if window is not None and window.end is not None else event.time
 
 
 def take_members(parts: Parts, incident: Incident, events: Sequence[DriftEvent], look: Look) -> list[DriftEvent]:
     """Set the incident's members from its events; returns the events that it is about.
 
-    `look` gives a model's champion, and why its event cannot be handled; it may raise Retry. Where the lead's own cannot be,
+    `look` gives a model's champion, and why its event cannot be handled; it may raise Retry. Where none of the lead's own can be,
     the incident ends with that: it is then about the lead's first events alone, and the rest opens the next incident.
     """
-    by_model: dict[str, list[DriftEvent]] = {incident.model: []}
-    for event in events:
-        by_model.setdefault(event.model, []).append(event)
-    own = by_model[incident.model] or [events[-1]]
-    lead = _member(incident, incident.model, own, *look(parts, incident.model, own[-1]))
+    told = by_model(events)
+    own = told.get(incident.model) or [events[-1]]
+    lead = _member(parts, incident, incident.model, own, look)
     if lead.problem:
         incident.members = [lead]
         first = next((place for place, event in enumerate(events) if event.model != incident.model), len(events))
         return [*events[: max(1, first)]]
-    environment = own[-1].data.environment
+    look_here = partial(_looked_at, look, str(lead.event.get("environment")))
     others = [
-        _known(incident, model, found)
-        or _member(incident, model, found, *_looked_at(parts, found[-1], look, environment))
-        for model, found in by_model.items()
+        _known(incident, model, found) or _member(parts, incident, model, found, look_here)
+        for model, found in told.items()
         if model != incident.model
     ]
     incident.members = [lead, *others]
     return [*events]
 
 
-def _looked_at(parts: Parts, event: DriftEvent, look: Look, environment: str) -> tuple[int | None, str | None]:
+def _looked_at(
+    look: Look, environment: str, parts: Parts, name: str, event: DriftEvent
+) -> tuple[int | None, str | None]:
     """As `look`; an incident is about one environment, whatever joined it."""
     if event.data.environment == environment:
-        return look(parts, event.model, event)
-    wrong = BadInput(
-        f"event of `{event.model}`", got=event.data.environment, expected=f"`{environment}`, as its incident"
-    )
+        return look(parts, name, event)
+    wrong = BadInput(f"event of `{name}`", got=event.data.environment, expected=f"`{environment}`, as its incident")
     return None, wrong.diagnostics()
-
-
-def _key(event: DriftEvent) -> str:
-    return f"{event.source}\n{event.id}"
 
 
 def _known(incident: Incident, model: str, events: Sequence[DriftEvent]) -> Member | None:
@@ -86,78 +70,65 @@ def _known(incident: Incident, model: str, events: Sequence[DriftEvent]) -> Memb
     if not incident.events:  # taken in for the first time, or all anew
         return None
     known = next((member for member in incident.members if member.model == model), None)
-    return known if known is not None and known.key == _key(events[-1]) and known.problem is None else None
+    return known if known is not None and known.key == key_of(events[-1]) and known.problem is None else None
 
 
-def _member(
-    incident: Incident, model: str, events: Sequence[DriftEvent], champion: int | None, problem: str | None
-) -> Member:
-    newest = events[-1]
-    known = _known(incident, model, events)
-    data = newest.data.model_dump(mode="json")
-    return Member(
+def _member(parts: Parts, incident: Incident, model: str, events: Sequence[DriftEvent], look: Look) -> Member:
+    """A member with its newest event that can be handled, until its windows are weighed."""
+    event, champion, problem = _handled(parts, model, events, look)
+    known = next((one for one in incident.members if one.model == model), None) if incident.events else None
+    same = known if known is not None and known.champion == champion else None
+    member = Member(
         model=model,
-        key=_key(newest),
-        event={name: data[name] for name in _KEPT if data.get(name) is not None},
-        event_time=rfc3339(moment_of(newest)),
-        rows_until=max(rfc3339(_middle(event)) for event in events),
+        key=key_of(events[-1]),
         champion=champion,
         problem=problem,
-        fault=known.fault if known else None,
-        performance=known.performance if known and known.champion == champion else {},
+        seen=same.seen if same else [],
     )
+    let_speak(member, event)
+    if same is not None and (member.key, member.told) == (same.key, same.told):
+        member.fault, member.performance = same.fault, same.performance
+    return member
 
 
-def _middle(event: DriftEvent) -> datetime:
-    """The moment by which half of the window's time is over; its end, or the event's time, where no more is told."""
-    window = event.data.window if isinstance(event.data, DriftData) else None
-    if window is None or window.end is None:
-        return event.time
-    if window.start is None or window.start > window.end:
-        return window.end
-    return window.start + (window.end - window.start) / 2
+def _handled(
+    parts: Parts, model: str, events: Sequence[DriftEvent], look: Look
+) -> tuple[DriftEvent, int | None, str | None]:
+    """The newest event that can be handled, with what `look` says of it; the newest of all where none can be."""
+    champion, problem = look(parts, model, events[-1])
+    seen = watched(parts, model)
+    if problem is None or seen is None:
+        return events[-1], champion, problem
+    for event in reversed(events[:-1]):
+        if problem_of(parts, seen, event) is None:
+            earlier = look(parts, model, event)
+            return (event, *earlier) if earlier[1] is None else (events[-1], champion, problem)
+    return events[-1], champion, problem
 
 
-def measure_members(parts: Parts, incident: Incident) -> bool:
+def measure_members(parts: Parts, incident: Incident, told: Mapping[str, Sequence[Told]]) -> bool:
     """How much other models lose on their own windows, the dearest first; True where some are left for a further step.
 
-    At most `service.group_measured_max` in one step, so that each has an end. The order is the operators' (what a point costs,
-    the share of traffic), so that no producer chooses who comes last.
+    At most `service.group_measured_max` windows in one step, so that each has an end. The order is the operators' (what a point
+    costs, the share of traffic), so that no producer chooses who comes last. `told`: the windows of each model.
     """
     bound = parts.settings.service.group_measured_max
     if bound == 0:
         return False
+    left, timeout_s = bound, parts.settings.rehearsal.timeout_s / bound
     waiting = [one for one in incident.others if not (one.problem or one.fault or one.performance)]
-    for member in sorted(waiting, key=lambda one: _worth(parts, one.model))[:bound]:
-        model = parts.settings.watched(member.model)
-        case = LiveCase(parts, incident.of(member), model)
-        member.performance = case.performance(timeout_s=parts.settings.rehearsal.timeout_s / bound)
-        member.fault = case.unreadable
-        remember_window(parts, incident.of(member), member.performance)
-    return len(waiting) > bound
+    for member in sorted(waiting, key=lambda one: _worth(parts, one.model)):
+        own = told[member.model]
+        rest = weigh(parts, incident, member, own, budget=left, timeout_s=timeout_s, alone_too=True)
+        if rest is None:
+            return True
+        left = rest
+    return False
 
 
 def _worth(parts: Parts, name: str) -> tuple[Decimal, int, str]:
     model = parts.settings.watched(name)
     return -model.value.usd_per_point, -model.traffic_percent, name
-
-
-def remember_window(parts: Parts, incident: Incident, performance: dict[str, Any]) -> None:
-    """Add the window to its model's history."""
-    window = incident.event.get("window") or {}
-    parts.metrics.record(
-        incident.model,
-        {
-            "start": window.get("start"),
-            "end": incident.event_time,
-            "rows": performance.get("rows_current") or window.get("rows"),
-            "metric": performance.get("metric") or parts.settings.watched(incident.model).metric,
-            "value": performance.get("current"),
-            "reference": performance.get("reference"),
-            "drift_share": incident.event.get("drift_share"),
-            "incident": incident.id,
-        },
-    )
 
 
 def group_impact(parts: Parts, incident: Incident) -> dict[str, dict[str, Any]]:
@@ -170,9 +141,8 @@ def group_impact(parts: Parts, incident: Incident) -> dict[str, dict[str, Any]]:
     worst = max((loss for loss in losses.values() if loss is not None), default=None)
     costs = [usd_per_day(one.performance, watched(parts, one.model)) for one in incident.concerned]
     total = sum((cost for cost in costs if cost is not None), Decimal(0)) if any(c is not None for c in costs) else None
-    unknown = {"relative_loss": None, "usd_per_day": None}
     known = {"relative_loss": worst, "usd_per_day": total}
-    return {model: unknown if loss is None else known for model, loss in losses.items()}
+    return {model: UNKNOWN_IMPACT if loss is None else known for model, loss in losses.items()}
 
 
 def harmed(incident: Incident) -> list[str]:
@@ -199,15 +169,17 @@ def refused_over_many(incident: Incident, candidate: Candidate) -> str | None:
 def tell_at_least(
     incident: Incident, candidates: Sequence[Candidate], refused: Mapping[str, str]
 ) -> tuple[Candidate, ...]:
-    """The candidates; over several models, with `notify` added where none is left that can be done."""
-    if not incident.others or any(one.id not in refused for one in candidates):
+    """The candidates, with `notify` added over several models, or unknown windows, where none is left that can be done."""
+    unknown = next((told_unknown(one) for one in incident.concerned if one.unknown), None)
+    if any(one.id not in refused for one in candidates) or not (incident.others or unknown):
         return tuple(candidates)
     number = max(int(one.id[1:]) for one in candidates) + 1
+    upstream = "One cause upstream of several models: it is mended upstream, by people."
     tell = Candidate(
         id=f"c{number}",
         action=ActionName.NOTIFY,
         models_affected=0,
-        rationale="One cause upstream of several models: it is mended upstream, by people.",
+        rationale=upstream if incident.others else str(unknown),
     )
     return (*candidates[: CANDIDATES_MAX - 1], tell)
 

@@ -85,8 +85,8 @@ class StreamTime:
     """Decisions at the time of the window that they are about."""
 
     def now_for(self, incident: Incident) -> str:
-        """The time of the incident's newest event."""
-        return incident.event_time
+        """The latest moment that the incident's events are about."""
+        return incident.latest or incident.event_time
 
     def reached(self, told: str) -> str:
         """What was told: a stream that is replayed has no other clock."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from driftwarden.errors import Away, GiveUp
-from driftwarden.service.workflow import acting, deciding, understand
+from driftwarden.service.workflow import acting, arrivals, deciding, understand
 from driftwarden.service.workflow.apart import part
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.members import measure_members
@@ -20,20 +20,21 @@ Step = Callable[[Parts, Incident, list[str]], State]
 
 def _triaged(parts: Parts, incident: Incident, raws: list[str]) -> State:
     if len(raws) > len(incident.events):
-        understand.take_in(parts, incident, raws)
+        arrivals.take_in(parts, incident, raws)
+    told = {} if incident.problem else arrivals.weigh_lead(parts, incident, raws)
     if incident.problem:
         return deciding.decide_problem(parts, incident)
-    if measure_members(parts, incident):
+    if measure_members(parts, incident, told):
         return State.TRIAGED
     if (about := part(parts, incident, raws)) is not None:
         # Committed as it is now, and the rest with it as the next incident (`runner`): only then is it looked into.
         incident.events = incident.events[:about]
-        return understand.take_in(parts, incident, raws[:about])
-    return understand.investigate(parts, incident)
+        return arrivals.take_in(parts, incident, raws[:about])
+    return understand.investigate(parts, incident, told)
 
 
 STEPS: dict[State, Step] = {
-    State.RECEIVED: understand.take_in,
+    State.RECEIVED: arrivals.take_in,
     State.TRIAGED: _triaged,
     State.INVESTIGATED: lambda parts, incident, raws: understand.write_plan(parts, incident),
     State.PLANNED: lambda parts, incident, raws: understand.rehearse(parts, incident),

@@ -42,4 +42,7 @@ def load_incident(doc: Mapping[str, Any]) -> Incident:
         )
     for form in range(version, STORED_VERSION):
         found = UPGRADES[form](found)
+    # Told of the second form's members before they kept their windows; it can be told from their events again.
+    members = [{name: member[name] for name in member if name != "rows_until"} for member in found.get("members", ())]
+    found |= {"members": members} if members else {}
     return Incident.model_validate(found)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate, Plan
 from driftwarden.contracts.measurements import (
@@ -25,8 +24,8 @@ from driftwarden.contracts.measurements import (
 from driftwarden.contracts.ports import CaseFile
 from driftwarden.service.workflow.facts import proven_loss
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.members import LOSS_MIN
 from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.windows import LOSS_MIN
 
 Kind = TypeVar("Kind", bound=Measured)
 
@@ -41,7 +40,7 @@ class Triage:
 
 def triage(parts: Parts, incident: Incident, case: CaseFile) -> Triage | None:
     """Why this incident needs no language model, or None; the drift itself is measured only where nothing else says so."""
-    if (moment := last_change_after(parts, incident)) is not None:
+    if (moment := over_since(incident)) is not None:
         return Triage(f"measured on rows from before {moment}, when the model was changed", over=True)
     if incident.asked_model and incident.finding is not None:
         return Triage("more drift joined what a model has looked at")
@@ -49,25 +48,22 @@ def triage(parts: Parts, incident: Incident, case: CaseFile) -> Triage | None:
         return Triage("halted")
     if (others := _remediating(parts, incident)) is not None:
         return Triage(f"being remediated by {others}")
-    if not incident.others and is_immaterial(case, fdr=parts.settings.service.triage_fdr):
+    if (
+        not incident.others
+        and not incident.concerned[0].unknown
+        and is_immaterial(case, fdr=parts.settings.service.triage_fdr)
+    ):
         return Triage("the drift is immaterial: no column moved beyond chance, and the model loses nothing")
     return None
 
 
-def last_change_after(parts: Parts, incident: Incident) -> str | None:
-    """The moment of the last change of champion, reference or quarantine that all of the drift lies before, or None.
+def over_since(incident: Incident) -> str | None:
+    """The moment of a change of champion, reference or quarantine that ended all of the drift, or None (RFC 3339).
 
-    A window counts as from before where no more than half of its time lies after the change: one that slides over it does not
-    trigger the next action by what was mended, and one that only begins before it still tells of harm that persists. Over
-    several models it must hold for each. (RFC 3339; of the model that was changed first.)
+    Over several models it must hold for each (`weighing.mark_over`); then it is the first of them.
     """
-    found = []
-    for member in incident.concerned:
-        changed = parts.ledger.last_change(member.model, besides=incident.id)
-        if changed is None or not member.rows_until or parse_rfc3339(member.rows_until) > parse_rfc3339(changed):
-            return None
-        found.append(changed)
-    return min(found)
+    found = [member.over_since for member in incident.concerned]
+    return min(found) if all(found) else None
 
 
 def nothing_to_do(reason: str) -> Plan:

@@ -1,16 +1,16 @@
 """The first half of the walk: what came, why it happened, what would help, and how that fares in rehearsal."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from driftwarden.agents.remedies import Harm, remedies
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.effects import ActionRequest
-from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.contracts.findings import Candidate, Rehearsal
 from driftwarden.contracts.ports import Actor
 from driftwarden.contracts.watch import WatchedModel
-from driftwarden.errors import BadInput, Error, GiveUp, NotFound
+from driftwarden.errors import BadInput, Error, GiveUp
 from driftwarden.service.workflow.breakers import Consulted, degrade
 from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.incident import Incident
@@ -18,9 +18,7 @@ from driftwarden.service.workflow.members import (
     harmed,
     named,
     refused_over_many,
-    remember_window,
     shared_upstream,
-    take_members,
     tell_at_least,
 )
 from driftwarden.service.workflow.parts import SERVICE, Parts
@@ -28,6 +26,14 @@ from driftwarden.service.workflow.requests import build_request
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.triage import nothing_to_do, triage
+from driftwarden.service.workflow.weighing import (
+    keep_seen,
+    refused_unknown,
+    remember_window,
+    tell_windows,
+    told_unknown,
+)
+from driftwarden.service.workflow.windows import Told
 
 log = logging.getLogger(__name__)
 
@@ -35,78 +41,21 @@ UNMEASURED = "nothing could be measured"
 REHEARSED_ACTIONS = frozenset({ActionName.RETRAIN, ActionName.ROLLBACK})
 
 
-def take_in(parts: Parts, incident: Incident, raws: list[str]) -> State:
-    """received -> triaged: the events that came, the models they are about, and whether their windows can be read."""
-    came = [parse_event(raw) for raw in raws]
-    newest = next((event for event in reversed(came) if event.model == incident.model), came[-1])
-    # Everything that may have to be tried again comes first: what is noted below was looked at, whatever dies when.
-    events = take_members(parts, incident, came, _look)
-    lead = incident.members[0]
-    for event in events[len(incident.events) :]:
-        incident.audit["event"] = parts.audit.append(
-            "event",
-            {"event": event.raw},
-            actor=SERVICE,
-            incident=incident.id,
-            correlation_id=incident.correlation_id,
-        )
-        whose = "" if event.model == incident.model else f" of {event.model}"
-        incident.note(parts.clock, "event", f"{event.kind}{whose} from {event.source}", SERVICE)
-    incident.event = newest.model_dump(mode="json")["data"]
-    incident.environment = newest.data.environment
-    incident.event_time = lead.event_time
-    incident.champion_before, incident.problem = lead.champion, lead.problem
-    for member in incident.members:
-        if member.problem:
-            whose = "" if member is lead else f" for {member.model}"
-            incident.note(parts.clock, "event", f"cannot be handled{whose}: {member.problem}", SERVICE)
-    incident.events = [{"source": event.source, "id": event.id, "type": event.type} for event in events]
-    return State.TRIAGED
-
-
-def _look(parts: Parts, name: str, event: DriftEvent) -> tuple[int | None, str | None]:
-    """The champion that the event is about, and why the event cannot be handled (None: it can). Raises Retry."""
-    champion = None
-    try:
-        model = parts.settings.watched(name)
-        if model.environment != event.data.environment:
-            raise BadInput(
-                f"environment of model `{model.name}`", got=event.data.environment, expected=f"`{model.environment}`"
-            )
-        champion = parts.registry.champion(model)
-        if champion is None:
-            raise NotFound(
-                f"model `{model.name}` has no champion",
-                got=f"no alias `champion` on `{model.registered_model}`",
-                expected="a registered version behind it (driftwarden models register)",
-            )
-        _check_files(parts, model, event)
-    except BadInput as error:
-        return champion, error.diagnostics()
-    return champion, None
-
-
-def _check_files(parts: Parts, model: WatchedModel, event: DriftEvent) -> None:
-    rows = ModelRows(parts.settings, model, {})
-    for part in (getattr(event.data, "window", None), getattr(event.data, "reference", None)):
-        if part is not None and part.uri:
-            rows.path(part.uri)
-
-
-def investigate(parts: Parts, incident: Incident) -> State:
+def investigate(parts: Parts, incident: Incident, told: Mapping[str, Sequence[Told]]) -> State:
     """triaged -> investigated: the agents read the case and say what they think; measurements are kept.
 
-    One investigation, of the lead; how much the other models are harmed was measured for each before.
+    One investigation, of the lead, on the window that speaks for it; how much the other models are harmed was measured for each
+    before. `told`: the windows of each model.
     """
     lead = incident.concerned[0]
-    if incident.finding is None or not incident.looked_at or incident.looked_at != lead.key:
+    if incident.finding is None or not incident.looked_at or incident.looked_at != lead.mark:
         seen = _ask_agents(parts, incident)
     else:  # only others joined: the cause is the lead's, and has been looked into
         seen, incident.problem = {}, lead.fault
     assert incident.finding is not None
     shared = {"models": tuple(incident.models), "upstream": shared_upstream(parts, incident)} if incident.others else {}
     incident.finding = incident.finding.model_copy(update=shared or {"models": (), "upstream": ()})
-    _tell_finding(parts, incident, seen)
+    _tell_finding(parts, incident, seen | tell_windows(lead, told[lead.model]))
     return State.INVESTIGATED
 
 
@@ -136,8 +85,9 @@ def _ask_agents(parts: Parts, incident: Incident) -> dict[str, Any]:
     incident.asked_model = incident.asked_model or sorted_out is None
     # What was sorted out is looked at anew whenever something joins: it may not be so any more.
     anew = sorted_out is not None and (incident.over or not incident.asked_model)
-    incident.looked_at = "" if anew else lead.key
+    incident.looked_at = "" if anew else lead.mark
     lead.performance = incident.measures["performance"]
+    keep_seen(lead, case, lead.performance)
     if case.faults:
         incident.problem = f"the window's table: {'; '.join(case.faults)}"
     if case.unreadable:
@@ -181,6 +131,13 @@ def _tell_finding(parts: Parts, incident: Incident, seen: dict[str, Any]) -> Non
             f"harmed as measured: {named(harmed(incident)) or 'none'}",
             SERVICE,
         )
+    if "windows" in seen:
+        speaks = next((one for one in seen["windows"] if one["speaks"]), None)
+        whose = f"that of event {speaks['id']} from {speaks['source']}" if speaks else "an earlier one"
+        incident.note(parts.clock, "finding", f"of {seen['windows_told']} windows, {whose} speaks", SERVICE)
+    for member in incident.concerned:
+        if member.unknown:
+            incident.note(parts.clock, "finding", told_unknown(member), SERVICE)
     for fault in seen.get("window_faults", ()):
         incident.note(parts.clock, "finding", f"the window's table: {fault}", SERVICE)
     if incident.problem and incident.problem.startswith(UNMEASURED):
@@ -196,7 +153,8 @@ def write_plan(parts: Parts, incident: Incident) -> State:
     priced = []
     for candidate in incident.plan.candidates:
         request = build_request(parts, incident, model, candidate)
-        reason = refused_over_many(incident, candidate) or _refusal(parts, request)
+        reason = refused_over_many(incident, candidate) or refused_unknown(incident, candidate)
+        reason = reason or _refusal(parts, request)
         if reason:
             refused[candidate.id] = reason
         priced.append(candidate if reason else _priced(parts, request))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fakes.workflow_world import Crash
 
 from driftwarden.contracts.base import ActionName
 from driftwarden.errors import AskHuman
+from driftwarden.service.workflow.changes import changes_of
 
 IMPACT = '    - {id: impact, fact: impact.relative_loss, atLeast: "0.02", else: monitor}\n'
 
@@ -189,7 +191,13 @@ def test_what_was_done_before_it_was_given_up_is_booked_and_undone(new: Callable
     assert world.records("close")[-1]["causation"] == result["@hash"]
     (entry,) = world.parts.ledger.entries().values()
     assert (entry["state"], entry["failed"], entry["model"], entry["models"]) == ("done", True, "a", ["b"])
-    assert [world.parts.ledger.last_change(model, besides="") is not None for model in MODELS] == [True, True, False]
+    books = world.parts.ledger.entries()
+    changed = {model: [one.rows for one in changes_of(books, model, besides="")] for model in MODELS}
+    assert {model: [Path(rows["uri"]).name for rows in found] for model, found in changed.items()} == {
+        "a": ["a.csv"],
+        "b": ["b.csv"],
+        "c": [],
+    }
     assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
     assert world.parts.floor.quarantined("c") == frozenset()
     well(world)

@@ -10,6 +10,7 @@ from fakes.cases import QUIET, performance, shift
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate
+from driftwarden.service.workflow.changes import changes_of
 from driftwarden.service.workflow.ledger import Caps
 
 NOTIFY = (Candidate(id="c1", action=ActionName.NOTIFY),)
@@ -163,15 +164,15 @@ def test_an_undo_is_a_change_and_a_message_is_none(world: Any) -> None:
     world.script.candidates = NOTIFY
     world.send(world.event(window=window(world, start=-120, end=-30)))
     world.run()
-    assert world.parts.ledger.last_change("m", besides="") is None
+    assert changes_of(world.parts.ledger.entries(), "m", besides="") == []
     world.script.candidates = (Candidate(id="c1", action=ActionName.RETRAIN, cost_usd=Decimal(5)),)
     world.send()
     world.run()
-    taken = world.parts.ledger.last_change("m", besides="")
+    (taken,) = changes_of(world.parts.ledger.entries(), "m", besides="")
     world.script.gain, world.script.gain_win = -0.3, 0.01
     world.later(seconds=301)
     assert world.incidents()[-1].state == "undone"
-    assert world.parts.ledger.last_change("m", besides="") > taken
+    assert max(change.at for change in changes_of(world.parts.ledger.entries(), "m", besides="")) > taken.at
 
 
 def test_over_several_models_it_must_hold_for_each(new_world: Callable[..., Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from driftwarden.sealing import Seal
+from driftwarden.service.workflow.changes import Change, changes_of
 from driftwarden.service.workflow.ledger import Caps, Ledger, wilson_lower
 
 NOW = "2026-11-20T09:00:00Z"
@@ -209,7 +210,7 @@ def test_where_several_models_are_concerned_each_is_changed_by_one_at_a_time(led
     assert reserve(ledger, "inc-4", model="c") is None
 
 
-def test_the_last_change_is_the_last_effect_that_changed_something(ledger: Ledger) -> None:
+def test_changes_are_effects_that_changed_something(ledger: Ledger) -> None:
     """Of any incident but the one that asks, on any model that it concerned; failures and messages change nothing."""
     later = "2026-11-20T09:30:00Z"
     reserve(ledger, "inc-1")
@@ -221,7 +222,10 @@ def test_the_last_change_is_the_last_effect_that_changed_something(ledger: Ledge
     ledger.reserve(
         "inc-4", model="n", models=["k"], action="quarantine_data", cost_usd=Decimal(0), now=later, caps=FREE
     )
-    ledger.settle("inc-4", changed_at=later)
-    assert ledger.last_change("m", besides="inc-9") == "2026-11-20T09:00:00.000000Z"
-    assert ledger.last_change("m", besides="inc-1") is None
-    assert ledger.last_change("k", besides="inc-9") == "2026-11-20T09:30:00.000000Z"
+    rows = {"uri": "w.csv", "start": None, "end": None}
+    ledger.settle("inc-4", changed_at=later, rows={"k": rows})
+    entries = ledger.entries()
+    assert changes_of(entries, "m", besides="inc-9") == [Change("2026-11-20T09:00:00.000000Z")]
+    assert changes_of(entries, "m", besides="inc-1") == []
+    assert changes_of(entries, "k", besides="inc-9") == [Change("2026-11-20T09:30:00.000000Z", rows)]
+    assert changes_of(entries, "n", besides="inc-9") == [Change("2026-11-20T09:30:00.000000Z", {})]
