@@ -137,6 +137,9 @@ def _intent(body: _Body) -> str:
 def _result(body: _Body) -> str:
     if body.get("error"):
         return f"{body.get('action', 'the action')} failed: {body['error']}"
+    if body.get("failed") or body.get("cancelled"):
+        what = f"{'undoing: ' if body.get('undo') is True else ''}{body.get('action') or 'the action'}"
+        return f"{what} {'failed' if body.get('failed') else 'was not done'}: {body.get('detail')}"
     done = (
         ("undone" if body.get("undo") is True else "done")
         if body.get("changed")

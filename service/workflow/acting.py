@@ -19,7 +19,7 @@ from driftwarden.service.workflow.deciding import (
     withdraw,
 )
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.intents import call_off, intend
+from driftwarden.service.workflow.intents import call_off, intend, tell_not_done
 from driftwarden.service.workflow.judging import decide
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
@@ -39,6 +39,8 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     """
     if incident.intent is None:
         return _decide_and_intend(parts, incident, raws)
+    if resumed and (said := parts.floor.not_done(incident.id, incident.intent.audit_hash)) is not None:
+        return _not_done(parts, incident, str(said.get("detail")), failed=said.get("failed") is True)
     request = ActionRequest.model_validate(incident.intent.request)
     action = parts.actions[request.candidate.action]
     if incident.undo_of is not None:
@@ -107,14 +109,23 @@ def _undo(parts: Parts, incident: Incident) -> State:
     try:
         undone = parts.actions[before.action].undo(request, before)
     except Refused as error:
-        parts.ledger.release(incident.id)
-        withdraw(parts, incident, also_approved=True)
-        return leave(parts, incident, error.diagnostics())
+        return _not_done(parts, incident, error.diagnostics(), failed=False)
     except (GiveUp, AskHuman) as error:
         parts.ledger.settle(incident.id, failed=True)
         return give_up(parts, incident, f"undo: a person must look: {error.diagnostics()}")
     _book(parts, incident, undone)
     return settle(incident, undone)
+
+
+def _not_done(parts: Parts, incident: Incident, why: str, *, failed: bool) -> State:
+    """What was intended has a result that says so, whoever dies afterwards: a refused undo leaves the incident as it was."""
+    if failed or incident.undo_of is None:
+        parts.ledger.settle(incident.id, failed=True)
+        return fail(parts, incident, why)
+    tell_not_done(parts, incident, why, failed=False)
+    parts.ledger.release(incident.id)
+    withdraw(parts, incident, also_approved=True)
+    return leave(parts, incident, why)
 
 
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:
@@ -369,7 +380,11 @@ def _settle(parts: Parts, incident: Incident) -> None:
 
 
 def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
+    """Once for each result, basis and answer: whoever takes over after a crash finds it in the log."""
     assert incident.result is not None
+    result = incident.audit.get("result")
+    if parts.floor.is_settled(incident.id, str(result), basis, incident.helped):
+        return
     parts.audit.append(
         "settlement",
         {
@@ -377,6 +392,7 @@ def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
             "action": incident.result.action.value,
             "helped": incident.helped,
             "basis": basis,
+            "result": result,
         },
         actor=SERVICE,
         incident=incident.id,

@@ -17,6 +17,7 @@ from driftwarden.service.workflow.approvals import (
 from driftwarden.service.workflow.binding import lifts_by_model
 from driftwarden.service.workflow.holding import hold, is_still_held, stopped_by
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.intents import tell_not_done
 from driftwarden.service.workflow.judging import decide, joint_terms
 from driftwarden.service.workflow.members import named
 from driftwarden.service.workflow.parts import SERVICE, Parts
@@ -326,8 +327,9 @@ def _terms_now(parts: Parts, incident: Incident, action: str) -> ApprovalTerms |
 
 
 def fail(parts: Parts, incident: Incident, reason: str) -> State:
-    """Any state -> failed: it ends here, says why, and people are told."""
+    """Any state -> failed: it ends here, says why, and people are told; an intent without a result has failed with it."""
     incident.problem = reason
+    tell_not_done(parts, incident, reason, failed=True)
     parts.ledger.abandon(incident.id)
     withdraw(parts, incident, also_approved=True)
     drop(incident)

@@ -76,8 +76,17 @@ class _Known:
     keys: dict[str, str] = field(default_factory=dict)  # intent's hash -> its idempotency key
     done: dict[str, str] = field(default_factory=dict)  # intent's hash -> hash of the result that followed it
     batches: dict[str, set[str]] = field(default_factory=dict)  # model -> batches that were put into quarantine
-    releasing: bool = False  # that they are released is intended, and no more was heard of it yet
+    releasing: set[str] = field(default_factory=set)  # intents to release them, of which no more was heard yet
     helped: dict[tuple[str, str], bool] = field(default_factory=dict)  # (model, action) -> what later rows said
+    not_done: dict[str, JsonObject] = field(
+        default_factory=dict
+    )  # intent's hash -> the result that says it was not done
+    settled: set[tuple[str, str, bool | None]] = field(default_factory=set)  # (result's hash, basis, whether it helped)
+
+    @property
+    def called_off(self) -> set[str]:
+        """Hashes of the intents that came to nothing."""
+        return {intent for intent, body in self.not_done.items() if body.get("cancelled") is True}
 
 
 class AuditFloor:
@@ -108,7 +117,7 @@ class AuditFloor:
         with self._lock:
             self._refresh()
             known = self._known.get(incident.id)
-            return known is not None and not known.done.keys() <= set(incident.intents)
+            return known is not None and not known.done.keys() - known.called_off <= set(incident.intents)
 
     def result_of(self, incident: str, intent: str) -> str | None:
         """Hash of the result that stands in the log for an intent's hash, or None."""
@@ -127,6 +136,27 @@ class AuditFloor:
             ends = _unpacked(self._ends.get(_number(incident)))
             later = [closed for closed in ends if closed > version]
             return ends[max(later)] if later else None
+
+    def not_done(self, incident: str, intent: str) -> JsonObject | None:
+        """The result that says of an intent's hash that it was refused, called off or failed, or None."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident)
+            return known.not_done.get(intent) if known is not None else None
+
+    def open_intents(self, incident: str) -> list[str]:
+        """Hashes of an incident's intents of which the log tells no result."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident)
+            return [intent for intent in known.keys if intent not in known.done] if known is not None else []
+
+    def is_settled(self, incident: str, result: str, basis: str, helped: bool | None) -> bool:
+        """Whether this very settlement of a result's hash stands in the log."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident)
+            return known is not None and (result, basis, helped) in known.settled
 
     def quarantined(self, model: str) -> frozenset[str]:
         """Batches of a model that were put into quarantine, and that nothing here says were, or are about to be, released."""
@@ -157,13 +187,13 @@ class AuditFloor:
             elif kind == "verification" and body.get("verdict") == "harmed":
                 for entry in known.effects.values():
                     entry["failed"] = entry["failed"] or not entry["undo"]
-            elif kind == "settlement" and body.get("basis") == "measured":
-                known.helped[str(body.get("model")), str(body.get("action"))] = body.get("helped") is True
+            elif kind == "settlement":
+                self._settled(known, body)
 
     def _closed(self, incident: str, body: JsonObject) -> None:
         state, version = str(body.get("state")), body.get("version")
         if (known := self._known.get(incident)) is not None:
-            known.releasing = False
+            known.releasing.clear()
             self._ended(known, state)
         if isinstance(version, int):
             number = _number(incident)
@@ -181,7 +211,7 @@ class AuditFloor:
             return
         known.keys[str(record.get("@hash"))] = key
         if body.get("action") == "quarantine_data" and body.get("undo") is True:
-            known.releasing = True
+            known.releasing.add(str(record.get("@hash")))
         known.effects[key] = {
             "model": body.get("model"),
             "models": body.get("members") if isinstance(body.get("members"), list) else [],
@@ -195,12 +225,18 @@ class AuditFloor:
     @staticmethod
     def _resulted(known: _Known, key: str, record: JsonObject, body: JsonObject) -> None:
         known.done[str(record["causation"])] = str(record.get("@hash"))
-        known.releasing = False
+        known.releasing.discard(str(record["causation"]))
+        if body.get("cancelled") is True or body.get("failed") is True:
+            known.not_done[str(record["causation"])] = body
         if body.get("cancelled") is True:
-            known.effects.pop(key, None)
+            if not any(intended == key and intent not in known.done for intent, intended in known.keys.items()):
+                known.effects.pop(key, None)  # else it was intended anew
             return
         entry = known.effects.get(key)
         if entry is None:
+            return
+        if body.get("failed") is True:  # what it cost is not known: as much as it was to cost
+            entry |= {"state": "done", "failed": True}
             return
         entry |= {"state": "done", "cost": _micro(body.get("cost_usd"))}
         data = body.get("data") or {}
@@ -213,6 +249,13 @@ class AuditFloor:
                 batches.discard(batch)
             elif body.get("changed") is True and isinstance(batch, str):
                 batches.add(batch)
+
+    @staticmethod
+    def _settled(known: _Known, body: JsonObject) -> None:
+        helped = body.get("helped") if isinstance(body.get("helped"), bool) else None
+        known.settled.add((str(body.get("result")), str(body.get("basis")), helped))
+        if body.get("basis") == "measured":
+            known.helped[str(body.get("model")), str(body.get("action"))] = helped is True
 
     @staticmethod
     def _ended(known: _Known, state: str) -> None:

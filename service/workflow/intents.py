@@ -1,5 +1,6 @@
 """Intents: what is about to be done stands in the log before it is done, and what came of it afterwards, also that it was not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from driftwarden.contracts.base import ActionName
@@ -13,6 +14,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
     """Write down what is about to be done, and which decision or approval allows it, before it is done."""
     candidate = incident.candidate
     assert candidate is not None
+    replaced = parts.floor.open_intents(incident.id)
     model = parts.settings.watched(incident.model)
     request = build_request(parts, incident, model, candidate)
     estimate = parts.actions[candidate.action].estimate(request)
@@ -35,6 +37,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
         correlation_id=incident.correlation_id,
         causation=cause_hash,
     )
+    _tell_replaced(parts, incident, replaced)  # after the new one: at no moment is it told that nothing is under way
     incident.audit["intent"] = written
     incident.intents.append(written)
     incident.intent = Intent(
@@ -48,26 +51,49 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
 
 
 def call_off(parts: Parts, incident: Incident) -> None:
-    """An intent that stands in the log, and that a fresh decision no longer allows, is called off there too."""
-    intent = incident.audit.get("intent")
-    if intent is None or parts.floor.result_of(incident.id, intent) is not None:
-        return
+    """Intents that stand in the log, and that a fresh decision no longer allows, are called off there too."""
+    why = "not carried out: its worker died or gave up, and a fresh decision no longer allows it"
+    tell_not_done(parts, incident, why, failed=False)
+
+
+def tell_not_done(parts: Parts, incident: Incident, why: str, *, failed: bool) -> None:
+    """The result of intents that have none: `cancelled`, nothing happened; `failed`, what happened is not known here.
+
+    Only the one that was committed can have begun.
+    """
+    for intent in parts.floor.open_intents(incident.id):
+        body = _not_done(incident, why, failed=failed and intent == incident.audit.get("intent"))
+        _tell(parts, incident, intent, body)
+
+
+def _tell_replaced(parts: Parts, incident: Incident, replaced: Sequence[str]) -> None:
+    """What was intended anew under the same key: the result of that intent tells of the whole."""
+    why = "came to no end: its worker died or gave up; it is intended anew, and its result is told there"
+    for intent in replaced:
+        begun = intent in incident.intents
+        _tell(parts, incident, intent, _not_done(incident, why) | ({"changed": None} if begun else {}))
+
+
+def _not_done(incident: Incident, why: str, *, failed: bool = False) -> dict[str, Any]:
+    action = incident.candidate.action.value if incident.candidate else None
+    return not_done_body(action, why, undo=incident.undo_of is not None, failed=failed)
+
+
+def _tell(parts: Parts, incident: Incident, intent: str, body: dict[str, Any]) -> None:
     parts.audit.append(
         "result",
-        {
-            "action": incident.candidate.action.value if incident.candidate else None,
-            "changed": False,
-            "before": None,
-            "after": None,
-            "cancelled": True,
-            "undo": incident.undo_of is not None,
-            "detail": "not carried out: its worker died or gave up, and a fresh decision no longer allows it",
-        },
+        body,
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,
         causation=intent,
     )
+
+
+def not_done_body(action: str | None, why: str, *, undo: bool, failed: bool) -> dict[str, Any]:
+    """The body of such a record; `changed` is null where it is not known."""
+    end = {"changed": None, "failed": True} if failed else {"changed": False, "cancelled": True}
+    return {"action": action, "before": None, "after": None, "undo": undo, "detail": why} | end
 
 
 def _intended_of(incident: Incident, request: ActionRequest) -> dict[str, Any]:

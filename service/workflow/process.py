@@ -18,6 +18,7 @@ from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable, NotFound
 from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
+from driftwarden.service.workflow.intents import not_done_body
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.retries import LoopPauses
 from driftwarden.service.workflow.rows import ModelRows
@@ -317,6 +318,15 @@ def free_reservations(parts: Parts, store: WorkflowStore) -> list[str]:
             continue
         if not record.ended:
             continue
+        for intent in parts.floor.open_intents(incident):
+            parts.audit.append(
+                "result",
+                not_done_body(None, str(record.reason), undo=False, failed=True),
+                actor=TIMERS,
+                incident=incident,
+                correlation_id=record.correlation_id,
+                causation=intent,
+            )
         parts.ledger.abandon(incident)
         parts.audit.append(
             "close",

@@ -71,7 +71,7 @@ def _results(history: History, intents: Mapping[str, Record]) -> Iterator[str]:
             yield f"I2 result {str(one['@hash'])[:12]} of {one['incident']} has no intent"
         elif intent["incident"] != one["incident"] or intent["ts"] > one["ts"]:
             yield f"I2 result {str(one['@hash'])[:12]} of {one['incident']} does not follow its intent"
-        if not body.get("cancelled"):
+        if not body.get("cancelled") and not body.get("failed"):
             done[str(body.get("idempotency_key")), bool(body.get("undo"))] += 1
     for (key, undo), count in done.items():
         if count > 1:

@@ -155,6 +155,10 @@ class Simulation:
             chain = [(before, after) for name, before, after, _ in world.plant.moves if name == model]
             assert all(one[1] == two[0] for one, two in itertools.pairwise(chain)), "I3"
             assert world.plant.champions[model] == (chain[-1][1] if chain else 1), "I3"
+        ends = Counter(one["causation"] for one in world.records("result"))
+        assert ends == Counter(one["@hash"] for one in world.records("intent")), "I2: not one result for each intent"
+        settled = Counter(str([one["incident"], one["body"]]) for one in world.records("settlement"))
+        assert max(settled.values(), default=1) == 1, "a settlement is told twice"
         approved = {one["@hash"]: one for one in world.records() if one["type"] in {"decision", "approval"}}
         for intent in world.records("intent"):
             cause = approved[intent["causation"]]["body"]

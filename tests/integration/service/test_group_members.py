@@ -256,6 +256,7 @@ def test_where_nobody_can_tell_what_was_done_that_is_said(new: Callable[..., Any
     incident = world.only()
     assert (incident.state, incident.result) == ("failed", None)
     assert str(incident.problem).endswith("what was done of it cannot be told: a record cannot be read")
-    assert world.records("result") == []
+    (told,) = [one["body"] for one in world.records("result")]
+    assert (told["changed"], told["failed"], told["detail"]) == (None, True, incident.problem)
     (entry,) = world.parts.ledger.entries().values()
     assert (entry["state"], entry["failed"], entry["models"]) == ("done", True, ["b", "c"])
