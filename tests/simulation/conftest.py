@@ -1,23 +1,10 @@
 """Makes the world of `tests/fakes` importable, over a real Redis."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
-
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from fakes.redis_fixtures import client, redis_server, store, url
 
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The embedded server."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("redis")) as server:
-        client = connect(server.url)
-        client.config_set("appendfsync", "no")  # the server itself is not killed here
-        yield client
-        client.close()
+__all__ = ["client", "redis_server", "store", "url"]

@@ -1,7 +1,6 @@
 """Guards of the scripts that no story in the other tests needs, each by itself; the check of mutants names them."""
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -15,8 +14,6 @@ from driftwarden.sealing import Seal
 from driftwarden.service.workflow.ledger import Caps, Ledger
 from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.service.workflow.store_types import identity_of
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.group import Group
 from driftwarden.stream.intake import Delivery, Intake
 from driftwarden.stream.publisher import build_event
@@ -25,23 +22,6 @@ from driftwarden.stream.scripts import Scripts
 LEASE_MS = 60_000
 NOW = "2026-11-20T09:00:00.000000Z"
 GROUP = "workers"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("guards-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    """A client of an empty server."""
-    client = connect(url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 @pytest.fixture

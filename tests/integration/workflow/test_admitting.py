@@ -1,37 +1,17 @@
 """Two steps from the intake to the incidents: batches are admitted, then acknowledged; a crash in between changes nothing."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
 
 from driftwarden.service.workflow.store import WorkflowStore
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.intake import Delivery, Intake
 from driftwarden.stream.publisher import build_event
 
 NOW = "2026-11-20T09:00:00.000000Z"
 EVENTS = "driftwarden:events"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("admitting-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    """A client of an empty server."""
-    client = connect(url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 def publish(client: Redis, *events: tuple[str, str]) -> None:

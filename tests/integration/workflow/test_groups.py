@@ -1,7 +1,6 @@
 """Events of several models with a group in common join one incident; what it did not weigh goes on under its own model."""
 
 import json
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -10,8 +9,6 @@ from redis import Redis
 
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.service.workflow.store import Admission, Claim, WorkflowStore
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.intake import Delivery
 from driftwarden.stream.publisher import build_event
 
@@ -20,29 +17,6 @@ LEASE_MS = 60_000
 TABLE, OTHER = "aa" * 32, "bb" * 32
 
 _entries = count(1)
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("groups-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    """A client of an empty server."""
-    client = connect(url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def store(client: Redis) -> WorkflowStore:
-    """A store on it."""
-    return WorkflowStore(client)
 
 
 def drift(model: str, number: int, environment: str = "production") -> DriftEvent:

@@ -3,7 +3,6 @@
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, NotFound
 from driftwarden.service.cli.main import run
 from driftwarden.service.workflow.store import Claim, WorkflowStore
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.intake import Delivery
 from driftwarden.stream.publisher import build_event
 
@@ -24,23 +21,6 @@ NOW = "2026-11-20T09:00:00.000000Z"
 LEASE_MS = 60_000
 SHARDS = 8
 _entries = count(1)
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("shards-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    """A client of an empty server."""
-    client = connect(url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,35 +12,10 @@ from redis import exceptions as redis_exceptions
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, Fenced, NotFound, Retry
 from driftwarden.service.workflow.store import Claim, WorkflowStore
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.publisher import build_event
 
 LEASE_MS = 60_000
 NOW = "2026-11-20T09:00:00.000000Z"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("store-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    """A client of an empty server."""
-    client = connect(url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def store(client: Redis) -> WorkflowStore:
-    """A store on it."""
-    return WorkflowStore(client)
 
 
 def drift(number: int | str, model: str = "m", environment: str = "production") -> DriftEvent:

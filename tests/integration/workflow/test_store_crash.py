@@ -4,30 +4,20 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from redis import Redis
 
 from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.intake import Intake
 from driftwarden.stream.publisher import build_event
 
 LEASE_MS = 60_000
 STEPS = {"received": "triaged", "triaged": "executing", "executing": "verifying"}
 POINTS_MAX = 200
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("crash-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
 
 
 def publish(client: Redis) -> set[str]:
