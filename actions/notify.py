@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from driftwarden.clock import Clock, SystemClock, rfc3339
+from driftwarden.keyfile import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class FileNotifier:
 
     def notify(self, subject: str, body: str, *, key: str, fields: JsonObject) -> None:
         """Write one message, durable on return; the same `key` twice is one message."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         line = self.line(subject, body, key=key, fields=fields)
         with self._lock, self._path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -58,7 +59,7 @@ class FileNotifier:
 
     def lock(self) -> contextlib.AbstractContextManager[Any]:
         """Held by one process at a time, whoever writes here."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         return _locked(self._path.with_name(f".{self._path.name}.lock"))
 
     def sent(self, key: str) -> bool:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, NotFound, Refused, Retry
+from driftwarden.keyfile import make_folder
 
 JsonObject = dict[str, Any]
 
@@ -253,7 +254,7 @@ def first_open(tracking_uri: str) -> Iterator[None]:
         yield
         return
     database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
-    database.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(database.parent)
     with database.with_name(database.name + ".lock").open("a", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from driftwarden.errors import BadInput
 
+# Not every account's business: tables, traces and messages below hold what the models see.
+FOLDER_MODE = 0o750
+
 
 def create_once(path: Path, text: str) -> None:
     """Write a new key file, durably; where another process was first, its key counts, and nothing is written."""
@@ -35,8 +38,11 @@ def check_mode(path: Path, what: str) -> None:
         raise BadInput(f"mode of {what}", got=oct(mode), expected="0o600", where=str(path))
 
 
-def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder and those above it that are missing, each the property of the owner of the one above."""
+def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
+    """Make a folder and those above it that are missing, each the property of the owner of the one above.
+
+    Whatever makes the state folder, or the first thing in it, does it here. One that is there is left as it is.
+    """
     if path.is_dir():
         return
     make_folder(path.parent)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused, Retry, shorten
+from driftwarden.keyfile import make_folder
 from driftwarden.strict import loads_json
 
 JsonObject = dict[str, Any]
@@ -190,7 +191,7 @@ class ProcessSandbox:
             return self._server
         self._stop_server()
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         folder = Path(tempfile.mkdtemp(prefix="driftwarden-sandbox-", dir=self._folder)).resolve()
         config = json.dumps({"folder": str(folder), "prefixes": self._prefixes, "preload": self._preload})
         ours, theirs = socket.socketpair()

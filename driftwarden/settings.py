@@ -67,16 +67,16 @@ class LangfuseSettings(Value):
 class ServiceSettings(Value):
     """Workers, leases and bounds of one process.
 
-    `state_key_file`: the key that seals what is kept in Redis, the same on every host that shares it (default: made on first
-    use below the state folder). `group_window`: how long after an incident opened events of other models with the same cause
-    upstream may join it; `group_measured_max`: how many windows of theirs are measured in one step.
+    `state_key_file`: the key that seals what is kept in Redis, the same on every host (default: made below the state folder).
+    `closed_ttl`: how long a closed incident stays in Redis (None: for good). `group_window`: how long others' events with the
+    same cause upstream may join an incident; `group_measured_max`: how many windows of theirs are measured in one step;
     `windows_measured_max`: how many windows of one model are, to find the worst that joined an incident.
-    `triage_fdr`: the false discovery rate over columns at which one counts as moved; where none does, no model is asked.
     """
 
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
     identity_ttl: Duration = timedelta(days=30)
+    closed_ttl: Annotated[Duration, Field(ge=timedelta(days=1))] | None = timedelta(days=90)
     group_window: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=1)
     crashes_max: Annotated[int, Field(ge=1, le=100)] = 3
     tries_max: Annotated[int, Field(ge=1, le=100)] = 4
@@ -281,9 +281,8 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
         }
     for reserved in ("home", "conf", "audit_dir", "policy_path", "origins"):
         if reserved in merged:
-            raise BadInput(
-                "not a setting", got=reserved, expected="an environment variable", where=_place(origins, (reserved,))
-            )
+            place = _place(origins, (reserved,))
+            raise BadInput("not a setting", got=reserved, expected="an environment variable", where=place)
     merged |= {
         "home": home,
         "conf": conf,
@@ -395,8 +394,7 @@ def _overlay_environment(merged: dict[str, Any], env: Mapping[str, str], origins
         for part in path[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise BadInput(
-                    f"setting `{part}`", got=kind_of(target), expected="a mapping", where=_place(origins, path)
-                )
+                place = _place(origins, path)
+                raise BadInput(f"setting `{part}`", got=kind_of(target), expected="a mapping", where=place)
         target[path[-1]] = value
         origins[path] = f"environment {variable}"

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 
 from driftwarden import telemetry
+from driftwarden.keyfile import make_folder
 
 _CONTENT_CHARS_MAX = 100_000
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -130,7 +131,7 @@ class LocalTraces(SpanProcessor):
         path = self.folder / f"{trace_id}.jsonl"
         with self._lock:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder)
                 with path.open("ab", buffering=0) as file:
                     file.write(line.encode())
             except OSError:

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from driftwarden.contracts.ports import JsonObject
 from driftwarden.errors import BadInput, Error, NotInstalled, Retry
+from driftwarden.keyfile import make_folder
 from driftwarden.knowledge.passages import FORMAT, Kind, Passage
 from driftwarden.knowledge.ranking import Candidate
 from driftwarden.knowledge.texts import telling_words
@@ -209,7 +210,7 @@ class IndexFolder:
 
     def open(self) -> tuple[ChromaIndex, bool]:
         """Open the present generation, or begin a new one; True where it is new and empty."""
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._path, 0o700)
         generation, fault = self._present()
         if generation is not None:
             try:

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from driftwarden.contracts.ports import JsonObject
 from driftwarden.errors import BadInput, Error, Retry
+from driftwarden.keyfile import make_folder
 from driftwarden.strict import loads_json
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         """Use `<folder>/lock`; the folder is made where it is absent."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, 0o700)
         self._path = folder / "lock"
         self._file: IO[str] | None = None
 

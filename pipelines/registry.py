@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from driftwarden.errors import GiveUp, NotFound, Retry
+from driftwarden.keyfile import make_folder
 from driftwarden.pipelines.quiet import quiet
 
 TAG = "driftwarden."
@@ -40,7 +41,7 @@ def first_open(tracking_uri: str) -> Iterator[None]:
         yield
         return
     database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
-    database.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(database.parent)
     with database.with_name(database.name + ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -14,6 +14,7 @@ from typing import Any
 
 from driftwarden.contracts.effects import TrainingRequest, TrainingResult
 from driftwarden.errors import BadInput, GiveUp, Retry, shorten
+from driftwarden.keyfile import make_folder
 from driftwarden.pipelines import registry
 from driftwarden.pipelines.quiet import LOGGING_VARIABLE, PROJECT_LOGGING
 from driftwarden.sandbox import TELEMETRY_OFF, redact, secret_values
@@ -114,7 +115,7 @@ class KedroTrainer:
 
     def _run(self, request: TrainingRequest, command: list[str], stdin: str, cwd: Path) -> int:
         """Run to the end in a process group of its own; returns the exit code, negative for a signal."""
-        self._work_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(self._work_dir)
         with self.log_file(request.idempotency_key).open("wb") as log:
             try:
                 process = subprocess.Popen(

@@ -16,6 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,26 +54,32 @@ def back_up(
         raise BadInput("state folder", got="nothing", expected="a folder with a service's state", where=str(home))
     if target.resolve().is_relative_to(home):
         raise BadInput("backup", got=str(target), expected=f"a folder outside {home}")
+    log = settings.audit_dir.resolve()
+    if log == home:
+        raise BadInput("audit folder", got="the state folder itself", expected="a folder of its own", where=str(home))
     _make_empty(target, "backup")
     done: dict[str, str] = {}
+    copy = partial(_copy, home=home, target=target, done=done, besides=log)
     try:
         if client is not None:
             say("redis")
             with _no_rewrite(client):
-                _copy(home / "redis", home, target, done)
+                copy(home / "redis")
         say("registry and files")
         for part in sorted(home.iterdir()):
-            if part.name not in {"redis", "audit"} | _LEFT_OUT_FOLDERS:
-                _copy(part, home, target, done)
+            if part.name not in {"redis", "audit"}:
+                copy(part)
         say("audit log")
-        _copy(home / "audit", home, target, done)
+        copy(home / "audit")  # an earlier one, where the log is elsewhere by now
+        for part in sorted(log.iterdir()) if log.is_relative_to(home) and log.is_dir() else ():
+            copy(part)
         manifest = {
             "format": FORMAT,
             "driftwarden": __version__,
             "at": rfc3339(clock.now()),
             "home": str(home),
             "redis": "embedded" if client is not None else "elsewhere",
-            "audit": "here" if settings.audit_dir.resolve().is_relative_to(home) else "elsewhere",
+            "audit": "here" if log.is_relative_to(home) else "elsewhere",
             "registry": "here" if settings.mlflow.tracking_uri is None else "elsewhere",
             "files": done,
         }
@@ -146,9 +153,12 @@ def _make_empty(folder: Path, what: str) -> None:
         ) from None
 
 
-def _copy(part: Path, home: Path, target: Path, done: dict[str, str]) -> None:
-    """Copy a file, or all files below a folder, and note their digests; links are nobody's state and are left out."""
-    if part.is_symlink() or part.name in _LEFT_OUT_FOLDERS or part.name.endswith(_LEFT_OUT_SUFFIXES):
+def _copy(part: Path, home: Path, target: Path, done: dict[str, str], besides: Path) -> None:
+    """Copy a file, or all files below a folder, and note their digests; links are nobody's state and are left out.
+
+    `besides`: a folder whose turn comes later.
+    """
+    if part == besides or part.is_symlink() or part.name in _LEFT_OUT_FOLDERS or part.name.endswith(_LEFT_OUT_SUFFIXES):
         return
     if part.is_dir():
         try:
@@ -156,7 +166,7 @@ def _copy(part: Path, home: Path, target: Path, done: dict[str, str]) -> None:
         except FileNotFoundError:
             return
         for inner in inside:
-            _copy(inner, home, target, done)
+            _copy(inner, home, target, done, besides)
     elif part.is_file():
         name = part.relative_to(home).as_posix()
         copy = target / FILES / name

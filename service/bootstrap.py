@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from driftwarden.clock import Clock, SystemClock
 from driftwarden.errors import Error
+from driftwarden.keyfile import make_folder
 from driftwarden.resilience import Breakers
 from driftwarden.service.auditing import keep_audit, open_audit, process_name
 from driftwarden.service.state_key import check_seal, open_seal
@@ -259,7 +260,8 @@ def open_service(
     from driftwarden.service.redis_watch import watching_redis
     from driftwarden.service.training import WarmTrainer
     from driftwarden.service.workflow.approvals import Approvals
-    from driftwarden.service.workflow.floor import AuditFloor, LogTail
+    from driftwarden.service.workflow.floor import AuditFloor
+    from driftwarden.service.workflow.forgetting import kept_for
     from driftwarden.service.workflow.halts import Halts
     from driftwarden.service.workflow.ledger import Ledger
     from driftwarden.service.workflow.metrics import MetricHistory
@@ -270,10 +272,9 @@ def open_service(
     from driftwarden.service.workflow.store import WorkflowStore
     from driftwarden.stream.intake import Intake
 
-    clock = clock or SystemClock()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    clock, prefix = clock or SystemClock(), settings.redis.prefix
+    make_folder(settings.home)
     holder = PolicyHolder(policy or load_policy_in_force(settings))
-    prefix = settings.redis.prefix
     with ExitStack() as stack:
         configure_logging(settings.log_level, file=log_file) if log_file else configure_logging(settings.log_level)
         tracing = start_tracing(settings)
@@ -342,7 +343,7 @@ def open_service(
             state=state,
             actions=actions,
             ledger=Ledger(client, prefix, seal),
-            floor=AuditFloor(LogTail(settings.audit_dir)),
+            floor=AuditFloor.over(settings.audit_dir, kept_for(settings.service)),
             halts=Halts(client, prefix, settings.home, clock),
             approvals=Approvals(client, prefix, clock),
             metrics=MetricHistory(client, prefix, seal),

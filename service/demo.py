@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from driftwarden.errors import BadInput
+from driftwarden.keyfile import make_folder
 from driftwarden.service.registering import entry_of
 from driftwarden.service.stage import Played, Stage
 from driftwarden.service.streams import StreamWindow
@@ -75,7 +76,7 @@ def demo_home(configured: str | None, here: Path) -> Path:
 
 
 def _marked(home: Path) -> Path:
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     (home / MARKER).write_text("made by `driftwarden demo`; removed by the next one\n", encoding="utf-8")
     return home
 

@@ -16,6 +16,7 @@ from driftwarden.clock import SystemClock, parse_rfc3339
 from driftwarden.contracts.data import RowSelection
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput, GiveUp, LogUnwritable
+from driftwarden.keyfile import make_folder
 from driftwarden.service.bootstrap import Service, open_service
 from driftwarden.service.registering import first_champion
 from driftwarden.service.streams import HISTORY, KEY, LABELS, ReplayStream, StreamWindow
@@ -245,7 +246,7 @@ def open_stage(
 
     if home.exists() and any(entry.name != ".driftwarden-demo" for entry in home.iterdir()):
         raise BadInput("folder to play in is not empty", expected="an empty folder", where=str(home))
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     settings = stage_settings(home, stream, policy=policy, model=model)
     with open_service(
         settings,

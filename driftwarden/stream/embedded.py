@@ -30,6 +30,7 @@ from typing import Self
 from urllib.parse import quote
 
 from driftwarden.errors import BadInput, Error, Retry
+from driftwarden.keyfile import make_folder
 
 _SOCKET_PATH_BYTES_MAX = 103  # sun_path holds 108 bytes on Linux, 104 on macOS, with the closing NUL
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load
@@ -66,7 +67,7 @@ class EmbeddedRedis:
         """
         state = state_folder.expanduser().resolve()
         try:
-            _folder(state).mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(_folder(state), 0o700)
             with _uses_guard, _locked(_folder(state) / "start.lock"):
                 _enter(state)
                 try:

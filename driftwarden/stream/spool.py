@@ -36,6 +36,7 @@ from driftwarden.contracts.base import Value
 from driftwarden.contracts.event import EVENT_BYTES_MAX, MODEL_NAME_PATTERN, DriftEvent, parse_event
 from driftwarden.contracts.watch import Duration
 from driftwarden.errors import BadInput, Error, EventRejected, Retry, unreadable
+from driftwarden.keyfile import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -276,8 +277,7 @@ class Spool:
 
     def _make_folder(self) -> None:
         if not self.folder.is_dir():
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self.folder, 0o700)
             _sync_folder(self.folder.parent)
         status = self.folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:

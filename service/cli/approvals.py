@@ -1,11 +1,13 @@
 """`driftwarden approvals`: the queue of plans that wait for a person."""
 
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from driftwarden.clock import SystemClock, parse_rfc3339
+from driftwarden.errors import NotFound
 from driftwarden.service.cli.common import console, json_option, note, print_json, print_json_lines, safe_text
 from driftwarden.service.cli.signer import approver_of, say, signed_reason, signing, told
 
@@ -102,24 +104,26 @@ def show(id: str, as_json: bool) -> None:
 
     with open_views() as views:
         request = views.approvals.get(id)
-        record = views.store.get(request.incident)
+        incident = None
+        with contextlib.suppress(NotFound):  # closed long ago: what was asked and answered is still there
+            incident = incident_of(views.store.get(request.incident))
         roster = read_roster(views.settings)
     if as_json:
-        held = incident_of(record).held_back_by if request.state == "approved" else []
+        held = incident.held_back_by if incident is not None and request.state == "approved" else []
         print_json(request.view() | {"altered": request.altered(), "held": held})
         return
-    _screen(request, incident_of(record), roster)
+    _screen(request, incident, roster)
 
 
-def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[str, Approver]") -> None:
+def _screen(request: "ApprovalRequest", incident: "Incident | None", roster: "Mapping[str, Approver]") -> None:
     from driftwarden.service.cli.render import render_incident
     from driftwarden.service.workflow.approvals import standing
     from driftwarden.service.workflow.byhand import other_candidates
 
     out = console()
-    waits = incident.state == "awaiting_approval" and incident.plan is not None
-    can = other_candidates(incident) if waits else []
-    others = [one for one in incident.plan.candidates if one.id in can] if incident.plan else []
+    waits = incident is not None and incident.state == "awaiting_approval"
+    can = other_candidates(incident) if incident is not None and waits else []
+    others = [one for one in incident.plan.candidates if one.id in can] if incident and incident.plan else []
 
     def line(text: str) -> None:
         out.print(safe_text(text, 1000), markup=False)
@@ -134,7 +138,7 @@ def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[s
     for grant in request.granted:
         note_ = "" if grant.by in counting else "  [does not count: see `driftwarden approvers list`]"
         line(f"           {safe_text(grant.by)} ({grant.group}) at {grant.at}: {safe_text(grant.reason)}{note_}")
-    if request.state == "approved" and (held := incident.held_back_by):
+    if request.state == "approved" and incident is not None and (held := incident.held_back_by):
         line(f"held back  by {', '.join(held)}: it is decided again once that is over, until {request.expires_at}")
         line(
             f"           driftwarden incidents close {request.incident} --reason '...'     (it shall not be done any more)"
@@ -151,6 +155,9 @@ def _screen(request: "ApprovalRequest", incident: "Incident", roster: "Mapping[s
     line(f"bound to   {_bound(request)}")
     line(f"digest     {request.digest}")
     out.print()
+    if incident is None:
+        line(f"incident   {request.incident} is not in redis: driftwarden audit show {request.incident}")
+        return
     render_incident(out, incident, trace_url=None, timeline=False)
     if request.state == "pending":
         out.print()

@@ -1,33 +1,18 @@
 """`driftwarden doctor`: what is configured, reachable and wrong, with the mend."""
 
-import os
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 
-from driftwarden.errors import BadInput, Error, unreadable
+from driftwarden.errors import BadInput, Error
 from driftwarden.service.cli.common import AnswerIsNo, console, json_option, print_json, safe_text
+from driftwarden.service.cli.disk import Check, audit, state_folder
 from driftwarden.settings import Settings
 
-Mark = Literal["ok", "warning", "fault"]
-PROBE_BYTES = 64 * 1024
 STUCK_S = 600.0
 WAITS_LONG_S = 300.0
 STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at; `mend` says what to do where it is not ok."""
-
-    name: str
-    state: Mark
-    detail: str
-    mend: str = ""
 
 
 @click.command()
@@ -77,6 +62,7 @@ def examine() -> list[Check]:
     checks = [Check("settings", "ok", f"state in {settings.home}, configuration in {settings.conf}")]
     for look in (
         _policy,
+        state_folder,
         _redis,
         _spool,
         _state_key,
@@ -88,7 +74,7 @@ def examine() -> list[Check]:
         _knowledge,
         _reasoner,
         _traces,
-        _audit,
+        audit,
         _halts,
         _approvers,
     ):
@@ -263,42 +249,6 @@ def _traces(settings: Settings) -> list[Check]:
         return [Check("traces", "fault", "one of two Langfuse keys is set", f"set {missing} too, or neither")]
     local = f"kept in {settings.home / 'traces'}"
     return [Check("traces", "ok", f"{local}, and sent to {settings.langfuse.base_url}" if all(both) else local)]
-
-
-def _audit(settings: Settings) -> list[Check]:
-    from driftwarden.audit import verify
-    from driftwarden.audit.notes import read_public_key
-
-    folder = settings.audit_dir
-    if (refusal := _write_refusal(folder)) is not None:
-        detail = f"{folder} cannot be written ({refusal}): nothing executes, events wait"
-        mend = "make room or correct its rights, then `driftwarden audit fsck`, then start the service again"
-        return [Check("audit log", "fault", detail, mend)]
-    if (folder / "unwritable").exists():
-        detail = "a write failed: nothing executes until an operator acts, events wait"
-        return [Check("audit log", "fault", detail, "driftwarden audit fsck, then start the service again")]
-    if not folder.exists():
-        return [Check("audit log", "ok", f"{folder}, nothing written yet")]
-    key = settings.home / "keys" / "audit.pub"
-    report: Any = verify(folder, public_key=read_public_key(key) if key.exists() else None)
-    if not report.ok:
-        return [Check("audit log", "fault", "does not verify", "driftwarden audit verify")]
-    return [Check("audit log", "ok", f"{report.records} records in {len(report.files)} files verify")]
-
-
-def _write_refusal(folder: Path) -> str | None:
-    """Why nothing can be made durable there, None where it can: asked by writing, for a full disk looks like any other."""
-    if not folder.exists():
-        parent = next(parent for parent in folder.parents if parent.exists())
-        return None if os.access(parent, os.W_OK) else "no right to create it"
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as probe:
-            probe.write(bytes(PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        return unreadable(error)
-    return None
 
 
 def _workers(settings: Settings) -> list[Check]:

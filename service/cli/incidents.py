@@ -39,7 +39,7 @@ def list_(model: str | None, state: str | None, limit: int, as_json: bool) -> No
       driftwarden incidents list --state awaiting_approval --json
     """
     from driftwarden.service.bootstrap import open_views
-    from driftwarden.service.cli.render import incident_of, incident_table
+    from driftwarden.service.cli.render import incident_of, incident_table, removed_text
     from driftwarden.service.workflow.incident import list_view
     from driftwarden.service.workflow.transitions import State
 
@@ -47,6 +47,9 @@ def list_(model: str | None, state: str | None, limit: int, as_json: bool) -> No
         raise click.BadParameter(f"got `{state}`, expected one of {', '.join(State)}", param_hint="--state")
     with open_views() as views:
         found = [incident_of(record) for record in views.store.list(state=state, model=model, limit=limit)]
+        removed = views.store.removed()
+    if removed and len(found) < limit:
+        note(f"{removed_text(removed)}; the audit log has them: driftwarden audit show ID")
     if as_json:
         print_json_lines(list_view(incident) for incident in found)
     elif found:

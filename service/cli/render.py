@@ -60,6 +60,12 @@ def incident_of(record: "IncidentRecord") -> Incident:
     ).model_copy(update={"state": State(record.state)})
 
 
+def removed_text(count: int) -> str:
+    """How many incidents are not among those shown, for their time was over."""
+    was = "1 closed incident was" if count == 1 else f"{count} closed incidents were"
+    return f"{was} removed from redis after service.closed_ttl"
+
+
 def incident_table(found: list[Incident]) -> "Table":
     """One line an incident."""
     from rich.table import Table

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from driftwarden.errors import BadInput, unreadable
+from driftwarden.keyfile import make_folder
 from driftwarden.service.cli.common import note
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def serve(workers: int | None, log_file: str | None, stop_within: float | None) 
     os.umask(os.umask(0o077) | 0o007)
     settings = read_settings()
     try:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.home)
     except OSError as error:
         raise BadInput(
             "state folder", got=unreadable(error), expected="a folder that can be written", where=str(settings.home)

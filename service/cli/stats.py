@@ -16,7 +16,7 @@ def stats(model: str | None, as_json: bool) -> None:
       driftwarden stats --json
     """
     from driftwarden.service.bootstrap import open_views
-    from driftwarden.service.cli.render import incident_of
+    from driftwarden.service.cli.render import incident_of, removed_text
     from driftwarden.service.state_key import open_seal
     from driftwarden.service.workflow.backpressure import backpressure
     from driftwarden.service.workflow.health import processes
@@ -29,6 +29,8 @@ def stats(model: str | None, as_json: bool) -> None:
         spend = Ledger(views.client, views.settings.redis.prefix, open_seal(views.settings)).spend_usd(model)
         found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
         live = processes(views.client, views.settings.redis.prefix)
+        # Of all models: nothing is left that says whose they were.
+        found["removed"] = views.store.removed()
         found |= running(backpressure(views.client, views.settings.redis.prefix, views.settings.redis.shards), live)
     if as_json:
         print_json(found)
@@ -36,6 +38,11 @@ def stats(model: str | None, as_json: bool) -> None:
     out = console()
     decided = sum(found["outcomes"].values())
     out.print(f"[bold]{found['incidents']}[/bold] incidents from {found['events']} events, {decided} decided")
+    if found["removed"]:
+        out.print(
+            f"besides        {removed_text(found['removed'])}: of these only spend and approvals are counted",
+            soft_wrap=True,
+        )
     out.print(
         "outcomes       "
         + "   ".join(f"{name} {count}" for name, count in found["outcomes"].items())

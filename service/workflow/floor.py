@@ -2,25 +2,31 @@
 
 Counters never fall below what the log accounts for, and an incident whose stored state knows less than the log (it ended;
 it had an effect) is not walked again. The log is read as it grows, every stream of it: those of earlier processes too.
+
+A closed incident is removed from Redis after a while (`forgetting.py`), and an event that is sent again after that opens one of
+the same name, which is no earlier state of the first: what the log says of an incident counts where it was written no longer
+before this one opened than a closed one is kept. A state that was put back has the opening of old, so there all of it counts.
 """
 
-import hashlib
 import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
-from driftwarden.clock import parse_rfc3339
+from driftwarden.clock import Clock, parse_rfc3339
 from driftwarden.errors import LogUnwritable, unreadable
+from driftwarden.service.workflow.ends import Ends, LookBack, ms_of
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Caps, count_actions
 
 JsonObject = dict[str, Any]
 _TYPES = ("intent", "result", "verification", "settlement", "close")
+_CLOSE = b'"type":"close"'
 _MARKS = tuple(f'"type":"{name}"'.encode() for name in _TYPES)
 _MICRO = Decimal(1_000_000)
 
@@ -50,14 +56,30 @@ class LogTail:
             except FileNotFoundError:  # taken away by retention between two looks
                 continue
             except OSError as error:
-                raise LogUnwritable(
-                    f"{path} cannot be read ({unreadable(error)}): what it accounts for is unknown"
-                ) from None
+                raise _unread(path, error) from None
             if whole:
                 self._read[path.name] = begin + len(whole) + 1
                 found += [_parsed(line) for line in whole.split(b"\n") if any(mark in line for mark in _MARKS)]
         # Files are read one after the other: what several processes wrote of one incident is put back in order.
         return sorted((one for one in found if one), key=lambda one: (str(one.get("ts")), int(one.get("seq") or 0)))
+
+    def closings(self, incident: str) -> list[JsonObject]:
+        """Every `close` record of one incident, however old; raises LogUnwritable where a file may not be read."""
+        found: list[JsonObject] = []
+        name = incident.encode()
+        for path in sorted(self._folder.glob("*.jsonl")):
+            try:
+                with path.open("rb") as file:
+                    found += [_parsed(line) for line in file if name in line and _CLOSE in line and line[-1:] == b"\n"]
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _unread(path, error) from None
+        return [one for one in found if one.get("incident") == incident]
+
+
+def _unread(path: Path, error: OSError) -> LogUnwritable:
+    return LogUnwritable(f"{path} cannot be read ({unreadable(error)}): what it accounts for is unknown")
 
 
 def _parsed(line: bytes) -> JsonObject:
@@ -75,6 +97,7 @@ class _Known:
     effects: dict[str, JsonObject] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # intent's hash -> its idempotency key
     done: dict[str, str] = field(default_factory=dict)  # intent's hash -> hash of the result that followed it
+    done_ms: dict[str, int] = field(default_factory=dict)  # intent's hash -> when that was written
     batches: dict[str, set[str]] = field(default_factory=dict)  # model -> batches that were put into quarantine
     releasing: set[str] = field(default_factory=set)  # intents to release them, of which no more was heard yet
     helped: dict[tuple[str, str], bool] = field(default_factory=dict)  # (model, action) -> what later rows said
@@ -92,14 +115,28 @@ class _Known:
 class AuditFloor:
     """The floor of one process; thread-safe."""
 
-    def __init__(self, tail: Callable[[], Iterable[JsonObject]]) -> None:
-        """`tail` gives the records that are new since it was last asked."""
+    def __init__(
+        self,
+        tail: Callable[[], Iterable[JsonObject]],
+        *,
+        kept: timedelta | None = None,
+        look_back: LookBack | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`tail` gives the records that are new since it was last asked, `look_back` all `close` records of one incident.
+
+        `kept`: how long a closed incident stays in Redis at least (None: for good).
+        """
         self._tail = tail
         self._known: dict[str, _Known] = {}  # by no means every incident: a decision counts over all of these
-        self._ends: dict[
-            int, dict[int, str] | str
-        ] = {}  # by `_number` of the incident, which is all that most leave here
+        self._ends = Ends(kept, look_back, clock)  # all that most leave here
         self._lock = threading.Lock()
+
+    @classmethod
+    def over(cls, folder: Path, kept: timedelta | None) -> "AuditFloor":
+        """The floor of a folder of the audit log."""
+        tail = LogTail(folder)
+        return cls(tail, kept=kept, look_back=tail.closings)
 
     def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> JsonObject:
         """The counting facts of contract §4 from the log alone, without the incident that is being decided."""
@@ -116,8 +153,10 @@ class AuditFloor:
         """True where the log tells of an effect that the stored state does not know: the state was put back."""
         with self._lock:
             self._refresh()
-            known = self._known.get(incident.id)
-            return known is not None and not known.done.keys() - known.called_off <= set(incident.intents)
+            known, since_ms = self._known.get(incident.id), self._ends.since_ms(incident.opened_at)
+            done = known.done_ms.items() if known is not None else ()
+            known_of = known.called_off.union(incident.intents) if known is not None else set()
+            return any(intent not in known_of for intent, at_ms in done if at_ms >= since_ms)
 
     def result_of(self, incident: str, intent: str) -> str | None:
         """Hash of the result that stands in the log for an intent's hash, or None."""
@@ -126,14 +165,14 @@ class AuditFloor:
             known = self._known.get(incident)
             return known.done.get(intent) if known is not None else None
 
-    def ended_as(self, incident: str, version: int) -> str | None:
+    def ended_as(self, incident: Incident, version: int) -> str | None:
         """The state in which it ended, where the log says that a later version of the stored state was closed.
 
         That very version: its worker died between the record and the last commit, and the step is done again.
         """
         with self._lock:
             self._refresh()
-            ends = _unpacked(self._ends.get(_number(incident)))
+            ends = self._ends.of(incident.id, incident.opened_at)
             later = [closed for closed in ends if closed > version]
             return ends[max(later)] if later else None
 
@@ -177,7 +216,7 @@ class AuditFloor:
             if not isinstance(incident, str):
                 continue
             if kind == "close":
-                self._closed(incident, body)
+                self._closed(incident, record, body)
                 continue
             known = self._known.setdefault(incident, _Known())
             if kind == "intent":
@@ -190,17 +229,13 @@ class AuditFloor:
             elif kind == "settlement":
                 self._settled(known, body)
 
-    def _closed(self, incident: str, body: JsonObject) -> None:
+    def _closed(self, incident: str, record: JsonObject, body: JsonObject) -> None:
         state, version = str(body.get("state")), body.get("version")
         if (known := self._known.get(incident)) is not None:
             known.releasing.clear()
             self._ended(known, state)
         if isinstance(version, int):
-            number = _number(incident)
-            before = self._ends.get(number)
-            # Most end once: a text that many share takes no room, a dict some hundred bytes.
-            text = sys.intern(f"{version} {state}")
-            self._ends[number] = text if before is None else _unpacked(before) | {version: state}
+            self._ends.add(incident, version, state, record.get("ts"))
 
     @staticmethod
     def _intended(known: _Known, record: JsonObject, body: JsonObject) -> None:
@@ -224,12 +259,14 @@ class AuditFloor:
 
     @staticmethod
     def _resulted(known: _Known, key: str, record: JsonObject, body: JsonObject) -> None:
-        known.done[str(record["causation"])] = str(record.get("@hash"))
-        known.releasing.discard(str(record["causation"]))
+        intent, at_ms = str(record["causation"]), ms_of(record.get("ts"))
+        known.done[intent] = str(record.get("@hash"))
+        known.done_ms[intent] = sys.maxsize if at_ms is None else at_ms
+        known.releasing.discard(intent)
         if body.get("cancelled") is True or body.get("failed") is True:
-            known.not_done[str(record["causation"])] = body
+            known.not_done[intent] = body
         if body.get("cancelled") is True:
-            if not any(intended == key and intent not in known.done for intent, intended in known.keys.items()):
+            if not any(intended == key and one not in known.done for one, intended in known.keys.items()):
                 known.effects.pop(key, None)  # else it was intended anew
             return
         entry = known.effects.get(key)
@@ -267,19 +304,6 @@ class AuditFloor:
                 entry |= {"state": "done", "failed": True}
             else:
                 del known.effects[key]
-
-
-def _number(incident: str) -> int:
-    """An incident's name in a few bytes; 64 bits of it, so that of a billion two are the same with a chance of one in 37."""
-    return int.from_bytes(hashlib.blake2b(incident.encode(), digest_size=8).digest(), "big")
-
-
-def _unpacked(ends: dict[int, str] | str | None) -> dict[int, str]:
-    """Version of the stored state that was closed -> the state that it ended in."""
-    if isinstance(ends, str):
-        version, _, state = ends.partition(" ")
-        return {int(version): state}
-    return dict(ends or {})
 
 
 def _micro(amount: Any) -> int:

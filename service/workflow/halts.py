@@ -8,6 +8,7 @@ import redis
 
 from driftwarden.clock import Clock, rfc3339
 from driftwarden.errors import BadInput
+from driftwarden.keyfile import make_folder
 
 EVERYTHING = "*"
 
@@ -33,7 +34,7 @@ class Halts:
         record = json.dumps({"reason": reason, "by": by, "at": rfc3339(self._clock.now())})
         file = self._file(model)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             file.write_text(record + "\n", encoding="utf-8")
         finally:
             self._redis.hset(self._key, model or EVERYTHING, record)

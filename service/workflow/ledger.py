@@ -244,6 +244,28 @@ class Ledger:
         """Incidents whose reservation is neither settled nor released."""
         return [incident for incident, entry in self.entries().items() if entry["state"] == "running"]
 
+    def needed(self) -> frozenset[str]:
+        """Incidents whose stored state is still of use: of a reservation that runs or cannot be read, of each model's last
+        change, and of a quarantine that was not released: both may be undone."""
+        last: dict[tuple[str, str], tuple[int, str]] = {}
+        held_back: dict[str, tuple[int, bool]] = {}  # when it last kept data out or released them, and whether it kept
+        needed = set()
+        for key, entry in self._all().items():
+            incident = key.partition("#")[0]
+            if entry is None or entry["state"] == "running":
+                needed.add(incident)
+            if entry is None or entry.get("changed") is None:
+                continue
+            changed, action = entry["changed"], entry["action"]
+            if action == "quarantine_data":
+                held_back[incident] = max(held_back.get(incident, (0, True)), (changed, not entry.get("undo")))
+                continue
+            kind = action if action == "refresh_reference" else "version"
+            for model in {entry["model"], *entry.get("models", ())}:
+                last[model, kind] = max(last.get((model, kind), (0, "")), (changed, incident))
+        needed |= {incident for incident, (_, kept) in held_back.items() if kept}
+        return frozenset(needed | {incident for _, incident in last.values()})
+
     def facts(self, incident: str, *, model: str, now: str, caps: Caps) -> dict[str, Any]:
         """The `state.*` facts of contract §4, without the incident that is being decided.
 

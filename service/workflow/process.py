@@ -16,6 +16,7 @@ from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable, NotFound
+from driftwarden.service.workflow.forgetting import Forgetting
 from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
 from driftwarden.service.workflow.intents import not_done_body
@@ -100,6 +101,7 @@ class ServiceProcess:
             importlib.import_module(module)
         self._thread("intake", self._take_in)
         self._thread("timers", self._tick)
+        self._thread("retention", self._forget)
         if self._watch_policy is not None:
             self._thread("policy", partial(self._watch, self._watch_policy))
         for _ in range(self._count):
@@ -290,6 +292,11 @@ class ServiceProcess:
     def _watch(self, watch_policy: Callable[[], None]) -> None:
         while not self._stop.wait(POLICY_EVERY_S):
             watch_policy()
+
+    def _forget(self) -> None:
+        forgetting = Forgetting(self._parts, self._store)
+        while not self._stop.wait(TIMER_EVERY_S):
+            forgetting.turn()
 
     def _tick(self) -> None:
         ticks = 0

@@ -176,7 +176,7 @@ class Worker:
     def _distrusted(self, claim: Claim, incident: Incident) -> bool:
         """True where the stored state is not the last one: the incident ends, as the log says or as failed."""
         forged, floor = bool(claim.doc) and not claim.genuine, self._parts.floor
-        ended = None if forged else floor.ended_as(incident.id, claim.version)
+        ended = None if forged else floor.ended_as(incident, claim.version)
         if ended in set(TERMINAL):
             incident.state = State(ended)
             incident.note(self._parts.clock, "close", "the audit log says that it had ended", SERVICE)

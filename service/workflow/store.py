@@ -16,6 +16,7 @@ which puts all its keys on one slot of a cluster, and its incidents' ids end wit
     timers                   zset `<incident>|<model>` -> due; one timer an incident, set or cleared by each commit
     incidents, incident-ids  zsets of all incidents: by time of opening, by name
     counts                   hash: state -> how many incidents
+    removed                  number: closed incidents that were removed after their time (`forget`), and are counted nowhere else
     wf:<incident>            hash: identity, model, environment, correlation, opened, updated, state, version, doc (JSON),
                              mac (of doc) and sealed (`<version>|<state>` it was sealed at), fence, lease (until), owner,
                              entry (of the running activation), run (1 while leased), crashes, wake (1: activated while
@@ -47,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 from driftwarden.contracts.event import DriftEvent
 from driftwarden.sealing import Seal
 from driftwarden.service.workflow.admitting import Admitting, Groups
+from driftwarden.service.workflow.closed import Closed
 from driftwarden.service.workflow.rotation import Rotation
 from driftwarden.service.workflow.shard import GROUP, Shard, ShardParts
 from driftwarden.service.workflow.sharding import Shards, Upstream
@@ -110,6 +112,7 @@ class WorkflowStore(IncidentReader):
         parts = ShardParts(client, self._scripts, letters, seal, crashes_max, retry_for_s)
         self._each = {keys.prefix: Shard(keys, parts) for keys in self.shards.all}
         self._rotation = Rotation(client, [*self._each.values()], retry_for_s=retry_for_s)
+        self.closed = Closed(client, self._scripts, self.shards, retry_for_s=retry_for_s)
         self._admitting = Admitting(
             self._scripts,
             self.shards,

@@ -48,7 +48,7 @@ class IncidentReader:
         """One incident by its whole id; raises NotFound."""
         found = self._records([incident])
         if not found:
-            raise NotFound("no such incident", got=incident, expected="an id of `driftwarden incidents list`")
+            raise self._absent(incident)
         return found[0]
 
     def find(self, prefix: str) -> str:
@@ -58,7 +58,7 @@ class IncidentReader:
         replies = self._of_each(lambda pipe, keys: pipe.zrangebylex(keys.ids, low, high, 0, 2))
         found = sorted(one for reply in replies for one in texts(reply))
         if not found or not prefix:
-            raise NotFound("no such incident", got=prefix, expected="an id of `driftwarden incidents list`")
+            raise self._absent(prefix)
         if len(found) > 1 and found[0] != whole:
             raise BadInput("incident", got=prefix, expected=f"a longer prefix: {found[0]} and {found[1]} begin with it")
         return found[0]
@@ -83,6 +83,10 @@ class IncidentReader:
             for state, count in reply.items():
                 found[state.decode()] = found.get(state.decode(), 0) + int(count)
         return {state: count for state, count in sorted(found.items()) if count}
+
+    def removed(self) -> int:
+        """How many closed incidents were removed after their time: no other count has them."""
+        return sum(int(reply or 0) for reply in self._of_each(lambda pipe, keys: pipe.get(keys.removed)))
 
     def performance_reports(self, model: str, limit: int = REPORTS_PER_MODEL_MAX) -> tuple[str, ...]:
         """Raw performance events of a model, the newest last."""
@@ -124,6 +128,13 @@ class IncidentReader:
                 yield None
 
     # Within
+
+    def _absent(self, incident: str) -> NotFound:
+        expected = "an id of `driftwarden incidents list`"
+        if incident and (removed := self.removed()):
+            told = f"{removed} closed ones were removed from redis after their time (service.closed_ttl)"
+            expected += f"; {told}: `driftwarden audit show {incident}`"
+        return NotFound("no such incident", got=incident, expected=expected)
 
     def _ask(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return patiently(lambda: call(*args, **options), for_s=self._retry_for_s)

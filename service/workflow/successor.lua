@@ -26,6 +26,11 @@ local function open_successor(k, id, lead, successor, models, weighed, opened)
     redis.call('RPUSH', k.next_keys, owners[i] == model and unseen[i] or unseen[i] .. '|' .. owners[i])
   end
   redis.call('LTRIM', k.events, 0, weighed - 1); redis.call('LTRIM', k.keys, 0, weighed - 1)
+  local left = {[lead] = true}
+  for _, key in ipairs(redis.call('LRANGE', k.keys, 0, -1)) do left[string.match(key, '|(.*)$') or lead] = true end
+  for i, key in ipairs(k.indexes) do -- it is in the index of models that it has events of, and in no other
+    if not left[models[i]] then redis.call('ZREM', key, id) end
+  end
   redis.call('HSET', k.next, 'identity', unseen[1], 'model', model, 'environment', about[1] or '', 'correlation', about[2] or '',
     'state', 'received', 'version', 0, 'fence', 0, 'doc', '{}', 'done', 0, 'run', 0, 'lease', 0, 'crashes', 0, 'wake', 0,
     'bytes', bytes, 'joinable', 1, 'opened', opened, 'updated', now, 'predecessor', id)

@@ -21,6 +21,7 @@ from driftwarden.sealing import Seal
 from driftwarden.service.bootstrap import PolicyHolder
 from driftwarden.service.workflow.approvals import Approvals
 from driftwarden.service.workflow.floor import AuditFloor, LogTail
+from driftwarden.service.workflow.forgetting import kept_for
 from driftwarden.service.workflow.halts import Halts
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Ledger
@@ -361,11 +362,17 @@ class World:
             settings=self.settings, clock=self.clock, decision_clock=RealTime(self.clock), audit=self.log,
             policy=self.policy, registry=PlantReader(self.plant), state=RedisStateStore(self.client, PREFIX, SEAL),
             actions=self.actions, ledger=Ledger(self.client, PREFIX, SEAL),  # type: ignore[arg-type]
-            floor=AuditFloor(self.log.tail() if isinstance(self.log, Chain) else LogTail(self.settings.audit_dir)),
+            floor=self._floor(),
             halts=Halts(self.client, PREFIX, self.folder, self.clock),
             approvals=Approvals(self.client, PREFIX, self.clock), metrics=MetricHistory(self.client, PREFIX, SEAL),
             advisor=self.script, knowledge=self.silent, sandbox=self.script, comparer=self.script, notifier=self.silent,
         )  # fmt: skip
+
+    def _floor(self) -> AuditFloor:
+        kept, tail = kept_for(self.settings.service), LogTail(self.settings.audit_dir)
+        if isinstance(self.log, Chain):
+            return AuditFloor(self.log.tail(), kept=kept, clock=self.clock)
+        return AuditFloor(tail, kept=kept, look_back=tail.closings, clock=self.clock)
 
     # What happens
 

@@ -24,6 +24,7 @@ MODULES = {
     "groups": "integration/workflow/test_groups.py",
     "admitting": "integration/workflow/test_admitting.py",
     "intake": "integration/stream/test_intake.py",
+    "closed": "integration/workflow/test_closed.py",
     "shards": "integration/workflow/test_shards.py",
     "two_steps": "integration/stream/test_two_steps.py",
     "ledger": "unit/workflow/test_ledger.py",

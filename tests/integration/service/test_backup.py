@@ -14,6 +14,7 @@ from driftwarden.errors import BadInput
 from driftwarden.service.backup import back_up
 from driftwarden.service.backup import restore as put_back
 from driftwarden.service.cli.main import run
+from driftwarden.settings import load_settings
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
 
@@ -60,6 +61,35 @@ def test_work_goes_on_from_a_backup_that_was_taken_while_it_went_on(tmp_path: Pa
         assert [model for model, *_ in plant.moves] == ["before", "between", "waiting"], "each effect once"
         again.log.close()
         client.close()
+
+
+@pytest.mark.parametrize("name", ["audit", "aaa", "var/log", "audit/new", "demo"])
+def test_the_log_is_copied_last_wherever_it_lies(tmp_path: Path, name: str) -> None:
+    """What happened while the rest was copied is known to it; an earlier folder of the usual name is copied too."""
+    home = tmp_path / "home"
+    for folder in (home / name, home / "zzz", home / "audit"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "a.jsonl").write_text("before\n")
+    settings = load_settings({"DRIFTWARDEN_HOME": str(home), "DRIFTWARDEN_AUDIT_DIR": str(home / name)}, tmp_path)
+
+    def meanwhile(part: str) -> None:
+        if part == "audit log":
+            (home / name / "a.jsonl").write_text("before\nafter\n")
+
+    manifest = back_up(settings, None, tmp_path / "copy", SystemClock(), meanwhile)
+    assert manifest["audit"] == "here"
+    assert [*manifest["files"]][-1] == f"{name}/a.jsonl"
+    assert {*manifest["files"]} == {f"{one}/a.jsonl" for one in (name, "zzz", "audit")}
+    assert (tmp_path / "copy" / "files" / name / "a.jsonl").read_text() == "before\nafter\n"
+
+
+def test_a_log_that_is_the_state_folder_itself_is_refused(tmp_path: Path) -> None:
+    """Nothing could be copied after it."""
+    (tmp_path / "home").mkdir()
+    home = str(tmp_path / "home")
+    settings = load_settings({"DRIFTWARDEN_HOME": home, "DRIFTWARDEN_AUDIT_DIR": home}, tmp_path)
+    with pytest.raises(BadInput, match="audit folder"):
+        back_up(settings, None, tmp_path / "copy", SystemClock())
 
 
 @pytest.fixture
