@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from driftwarden.actions.registry_rows import read_alias, read_versions
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, NotFound, Refused, Retry
@@ -38,6 +39,7 @@ EFFECT_TAG = "driftwarden.effect."
 # worker writes late that was paused in the middle of its call must not stand over what its successor has written.
 STEP_TAG = "driftwarden.effect-{step}."
 _STEPS = {"split": "split", "compared": "compared", "refused": "begun", "begun": "begun", "done": "done"}
+RUNS_MAX = 1_024
 _ORDER = ("split", "compared", "begun", "done")
 _RETRYABLE = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
 _NAME = re.compile(r"[^'\"`\\:/\x00-\x1f]{1,256}")
@@ -72,6 +74,7 @@ class MlflowRegistry:
         self.tracking_uri, self.artifact_root, self._guard = tracking_uri, str(artifact_root), guard
         self._lock = threading.RLock()
         self._client_or_none: Any = None
+        self._runs: dict[str, Any] = {}
 
     def champion(self, model: WatchedModel) -> int | None:
         """Version behind the alias `champion`, or None."""
@@ -103,18 +106,45 @@ class MlflowRegistry:
 
         `was_champion`: it is the champion, or one of those listed replaced it; others are fits that a comparison needed.
         """
+        found, behind = self._listed(model, limit)
         aliases: dict[int, list[str]] = {}
-        for alias, version in self._aliases(model).items():
+        for alias, version in behind.items():
             aliases.setdefault(version, []).append(alias)
         with self._open() as client:
-            found = client.search_model_versions(
-                f"name='{_name(model)}'", max_results=limit, order_by=["version_number DESC"]
-            )
-            described = [_described(each, client, aliases) for each in found]
+            described = [_described(each, self._run(client, each.run_id), aliases) for each in found]
         replaced = {each.tags.get(PREVIOUS_TAG) for each in found}
         for entry in described:
             entry["was_champion"] = CHAMPION in entry["aliases"] or str(entry["version"]) in replaced
         return described
+
+    def _listed(self, model: WatchedModel, limit: int) -> tuple[Any, dict[str, int]]:
+        """The newest versions, newest first, and all aliases."""
+        name = _name(model)
+        with self._open() as client:
+            if (listed := read_versions(client, name, limit)) is not None:
+                return listed
+        aliases = self._aliases(model)
+        with self._open() as client:
+            order = ["version_number DESC"]
+            return client.search_model_versions(f"name='{name}'", max_results=limit, order_by=order), aliases
+
+    def _run(self, client: Any, run_id: str | None) -> Any:
+        """The data of a version's run, None where there is none; of a run that has ended they are asked for once."""
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        if run_id not in self._runs:
+            try:
+                run = client.get_run(run_id)
+            except MlflowException:  # a run of another server, or deleted: the version is described without it
+                return None
+            if run.info.end_time is None:
+                return run.data
+            if len(self._runs) >= RUNS_MAX:
+                self._runs.clear()
+            self._runs[run_id] = run.data
+        return self._runs.get(run_id)
 
     def find_by_key(self, model: WatchedModel, idempotency_key: str) -> int | None:
         """The version tagged with this idempotency key, or None; of several, the first."""
@@ -171,6 +201,8 @@ class MlflowRegistry:
                         client.set_tag(found.run_id, key, value)
             except NotFound:
                 return
+            finally:
+                self._runs.pop(found.run_id, None)
 
     def effect(self, model: WatchedModel, key: str) -> JsonObject | None:
         """The furthest record that an effect left under its key, or None; a record that cannot be read asks a human."""
@@ -199,6 +231,8 @@ class MlflowRegistry:
         """The version behind an alias, or None; always asked anew, for effects are guarded by it."""
         try:
             with self._open() as client:
+                if (version := read_alias(client, _name(model), alias)) is not None:
+                    return version
                 return int(client.get_model_version_by_alias(_name(model), alias).version)
         except (NotFound, GiveUp):
             # What says that there is no such alias differs between stores: only the list of them all tells for sure.
@@ -299,18 +333,12 @@ def _window(tags: Mapping[str, str]) -> JsonObject:
     return window if isinstance(window, dict) else {}
 
 
-def _described(found: Any, client: Any, aliases: Mapping[int, list[str]]) -> JsonObject:
-    from mlflow.exceptions import MlflowException
-
+def _described(found: Any, data: Any, aliases: Mapping[int, list[str]]) -> JsonObject:
+    """A version, with what its run's `data` tell of it."""
     tags, metrics = dict(found.tags), {}
-    if found.run_id:
-        try:
-            data = client.get_run(found.run_id).data
-        except MlflowException:  # a run of another server, or deleted: the version is described without it
-            data = None
-        if data is not None:
-            tags = {**data.params, **data.tags, **tags}
-            metrics = {name: value for name, value in data.metrics.items() if math.isfinite(value)}
+    if data is not None:
+        tags = {**data.params, **data.tags, **tags}
+        metrics = {name: value for name, value in data.metrics.items() if math.isfinite(value)}
     rows = _window(tags).get("rows")
     return {
         "version": int(found.version),

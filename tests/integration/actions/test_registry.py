@@ -40,6 +40,23 @@ def test_versions_are_whole_numbers_newest_first(world: Any) -> None:
     assert world.registry.find_by_key(world.model, "k-1") == 2
 
 
+def test_the_tables_tell_what_the_api_tells(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from MLflow's tables, versions are what its search says of them; where the tables are none, it is asked."""
+    for number in range(3):
+        world.register({"driftwarden.strategy": f"recent-{number}", "driftwarden.window": '{"rows": 42}'})
+    world.registry.tag_version(world.model, 4, {"driftwarden.previous_champion": "2"})
+    told = world.registry.versions(world.model, 3)
+    assert [one["version"] for one in told] == [4, 3, 2]
+    assert [one["was_champion"] for one in told] == [False, False, True]
+
+    assert (world.registry.champion(world.model), world.registry.challenger(world.model)) == (1, None)
+
+    for query in ("_ALIASES", "_BEHIND"):
+        monkeypatch.setattr(f"driftwarden.actions.registry_rows.{query}", "SELECT nothing FROM nowhere")
+    assert world.registry.versions(world.model, 3) == told
+    assert (world.registry.champion(world.model), world.registry.challenger(world.model)) == (1, None)
+
+
 def test_metrics_come_from_the_run(world: Any) -> None:
     """A version that a run registered shows the run's finite metrics, and tags reach both."""
     from mlflow import MlflowClient
@@ -56,6 +73,24 @@ def test_metrics_come_from_the_run(world: Any) -> None:
 
     assert world.registry.versions(world.model, 1)[0]["metrics"] == {"accuracy": 0.9}
     assert client.get_run(run.info.run_id).data.tags["driftwarden.incident"] == "inc-9"
+
+
+def test_the_run_of_a_version_is_read_until_it_has_ended(world: Any) -> None:
+    """What a run still logs is seen; what was logged when it had ended is asked for once."""
+    from mlflow import MlflowClient
+
+    uri = world.registry.tracking_uri
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment(world.model.name, artifact_location=(world.folder / "artifacts").as_uri())
+    run = client.create_run(experiment).info.run_id
+    client.create_model_version(world.model.registered_model, world.source, run_id=run)
+    seen = []
+    for value in (0.7, 0.8, 0.9):
+        client.log_metric(run, "accuracy", value)
+        if value == 0.8:
+            client.set_terminated(run)
+        seen.append(world.registry.versions(world.model, 1)[0]["metrics"]["accuracy"])
+    assert seen == [0.7, 0.8, 0.8]
 
 
 def test_the_champion_moves_only_from_where_it_is_expected(world: Any) -> None:
