@@ -91,7 +91,7 @@ class Coordinator:
         )
         config = RunConfig(
             max_llm_calls=self.llm_calls_max,
-            http_options=types.HttpOptions(timeout=int(self.model.request_timeout_s * 1000)),
+            http_options=types.HttpOptions(timeout=int(self.model.request_timeout_s * 1000)) if models else None,
             telemetry=_telemetry(self.capture_content, remote=self.model.remote),
         )
         message = types.UserContent(task)
@@ -123,10 +123,12 @@ class Coordinator:
         draft = _draft(FindingDraft, node_input, "investigator")
         self._step("investigator", "answer", "finding", {}, f"{draft.root_cause.value}: {draft.summary}")
         notes = Notes()
-        finding = ground_finding(draft, self._facts(), self.toolbox.found, notes)
+        facts = self._facts()
+        finding = ground_finding(draft, facts, self.toolbox.found, notes)
         self.result.finding = finding
         self.result.steps += notes.steps
         brief = {
+            "model": facts.event.get("model"),
             "root_cause": finding.root_cause.value,
             "columns": list(finding.columns),
             "confidence": finding.confidence,
@@ -134,6 +136,8 @@ class Coordinator:
             "evidence": [item.model_dump(mode="json") for item in finding.evidence[:6]],
             "alternatives": [item.model_dump(mode="json") for item in finding.alternatives],
             "citations": list(finding.citations[:3]),
+            "window": facts.window,
+            "performance": facts.performance.model_dump(mode="json") if facts.performance else None,
         }
         return f"The finding ({NOTICE}):\n{json.dumps(bounded(brief))}"
 

@@ -54,8 +54,10 @@ confidence was computed from measurements. Propose remedies, best first. You can
 rehearsed, judged by a policy, and carried out by others.
 
 Method:
-1. Read the model card, the event's window, `measure_performance`, and `registry_history` where a rollback may help.
-2. Search the knowledge base for the runbook of this cause and for past incidents of it: what helped, what did not.
+1. The finding comes with the event's window and the measured performance. Read the model card, `metric_history`, and
+   `registry_history` where a rollback may help.
+2. Search the knowledge base for past incidents of this cause, and for its runbook where the finding cites none: what
+   helped, what did not.
 3. Answer with one to six candidates.
 
 Actions:

@@ -25,6 +25,13 @@ class ReadTool(FunctionTool):
     def __init__(self, function: Tool) -> None:
         """Wrap `function`."""
         super().__init__(function)
+        self._needs = self._get_mandatory_args()
+
+    async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:
+        """Call the function; wrong arguments are an answer to the model."""
+        if not args and not self._needs:
+            return await self.func()
+        return await super().run_async(args=args, tool_context=tool_context)
 
     async def process_llm_request(self, *, tool_context: ToolContext, llm_request: LlmRequest) -> None:
         """Nothing: its set has told the request of all of them."""

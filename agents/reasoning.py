@@ -126,8 +126,7 @@ def _finding(scores: list[CauseScore], done: list[Done]) -> Answer:
 def strategise(finding: JsonObject, done: list[Done]) -> Thought:
     """The strategist's next calls, or its plan (the fields of `PlanDraft`), for a grounded finding."""
     asked = {item.name for item in done}
-    first = ["get_event", "measure_performance", "registry_history", "metric_history"]
-    calls = [Call(name, {}) for name in first if name not in asked]
+    calls = [Call(name, {}) for name in ("registry_history", "metric_history") if name not in asked]
     cause = RootCause(finding["root_cause"])
     if "search_knowledge" not in asked:
         words = cause.value.replace("_", " ")
@@ -141,16 +140,15 @@ def strategise(finding: JsonObject, done: list[Done]) -> Thought:
 
 
 def _plan(cause: RootCause, finding: JsonObject, done: list[Done]) -> Answer:
-    event = _object(done, "get_event")
-    performance = _performance(_measures(done))
+    performance = _brief_performance(finding)
     harm = remedies.harm_of(performance)
     stale = remedies.reference_is_stale(_list(done, "metric_history"))
     usual = remedies.remedies(cause, harm, stale_reference=stale)
-    record = _track_record(_hits(done, "incident"), cause, str(event.get("model", "")))
+    record = _track_record(_hits(done, "incident"), cause, str(finding.get("model", "")))
     earlier = remedies.earlier_versions(_list(done, "registry_history"))
     runbooks = [*finding.get("citations", ()), *(hit["id"] for hit in _hits(done, "runbook"))][:2]
     impact = _impact(performance)
-    window: JsonObject = event["window"] if isinstance(event.get("window"), dict) else {}
+    window: JsonObject = finding.get("window") or {}
     candidates = []
     for remedy in _preferred(usual, record):
         if remedy.action is ActionName.ROLLBACK and not earlier:
@@ -259,6 +257,15 @@ def _measures(done: Iterable[Done]) -> dict[str, Measured]:
 def _performance(measures: dict[str, Measured]) -> PerformanceMeasure | None:
     performance = measures.get("performance")
     return performance if isinstance(performance, PerformanceMeasure) else None
+
+
+def _brief_performance(finding: JsonObject) -> PerformanceMeasure | None:
+    """The performance as the coordinator measured it and told it with the finding."""
+    told = finding.get("performance")
+    try:
+        return PerformanceMeasure.model_validate_json(json.dumps(told)) if told else None
+    except ValidationError:
+        return None
 
 
 def _object(done: list[Done], name: str) -> JsonObject:
