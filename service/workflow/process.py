@@ -14,13 +14,12 @@ from typing import Any
 
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
-from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable, NotFound
+from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable
 from driftwarden.service.workflow.forgetting import Forgetting
 from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
-from driftwarden.service.workflow.intents import not_done_body
 from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.reservations import free_reservations
 from driftwarden.service.workflow.retries import LoopPauses
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.runner import Worker
@@ -47,7 +46,6 @@ IMPORTED_FIRST = (
     "driftwarden.agents.coordinator",
     "driftwarden.actions.verify",
 )
-TIMERS = Actor(kind="timer", id="driftwarden")
 
 
 @dataclass(frozen=True)
@@ -313,37 +311,6 @@ class ServiceProcess:
 def _is_of_the_surroundings(error: Exception) -> bool:
     """Whether it tells of what the service leans on rather than of the event in hand."""
     return redis_away(error) is not None or isinstance(error, Error | OSError | MemoryError)
-
-
-def free_reservations(parts: Parts, store: WorkflowStore) -> list[str]:
-    """Settle, as failed, what incidents reserved that ended without a worker's word (a crash loop); returns them."""
-    freed = []
-    for incident in parts.ledger.running():
-        try:
-            record = store.get(incident)
-        except NotFound:
-            continue
-        if not record.ended:
-            continue
-        for intent in parts.floor.open_intents(incident):
-            parts.audit.append(
-                "result",
-                not_done_body(None, str(record.reason), undo=False, failed=True),
-                actor=TIMERS,
-                incident=incident,
-                correlation_id=record.correlation_id,
-                causation=intent,
-            )
-        parts.ledger.abandon(incident)
-        parts.audit.append(
-            "close",
-            {"state": record.state, "outcome": record.doc.get("outcome"), "problem": record.reason},
-            actor=TIMERS,
-            incident=incident,
-            correlation_id=record.correlation_id,
-        )
-        freed.append(incident)
-    return freed
 
 
 def bury(parts: Parts) -> Callable[[Rejection], None]:

@@ -182,7 +182,7 @@ def test_a_crash_loop_frees_what_it_reserved_and_is_told(world: Any, last_word_d
 
     Where that kills it too, the backstop settles the reservation and writes the record.
     """
-    from driftwarden.service.workflow.process import free_reservations
+    from driftwarden.service.workflow.reservations import free_reservations
 
     def die_settling(incident: str) -> None:
         raise Crash(f"settling {incident}")

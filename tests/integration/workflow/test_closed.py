@@ -1,7 +1,6 @@
 """Closed incidents leave Redis after their time, whole or not at all, against a real server."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,36 +10,11 @@ from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import NotFound
 from driftwarden.service.workflow.closed import Place, Remains
 from driftwarden.service.workflow.store import Claim, WorkflowStore
-from driftwarden.stream.client import connect
-from driftwarden.stream.embedded import EmbeddedRedis
 from driftwarden.stream.publisher import build_event
 
 LEASE_MS = 60_000
 NOW = "2026-11-20T09:00:00.000000Z"
 DAY_MS = 86_400_000
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for this module."""
-    with EmbeddedRedis.acquire(tmp_path_factory.mktemp("closed-redis")) as embedded:
-        connect(embedded.url).config_set("appendfsync", "no")  # the server itself is not killed here
-        yield embedded.url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    """A client of an empty server."""
-    client = connect(url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def store(client: Redis) -> WorkflowStore:
-    """A store on it."""
-    return WorkflowStore(client)
 
 
 def drift(number: int, model: str) -> DriftEvent:
