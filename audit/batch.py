@@ -88,18 +88,19 @@ class GroupCommit:
 
     def _lead(self) -> None:
         """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
-        for _ in range(BATCHES_IN_A_ROW):
-            with self._lock:
-                batch, self._batch = self._batch, None
-                if batch is None:
-                    self._writing = False
-                    return
-            try:
+        batch: Batch | None = None
+        try:
+            for _ in range(BATCHES_IN_A_ROW):
+                with self._lock:
+                    batch, self._batch = self._batch, None
+                    if batch is None:
+                        self._writing = False
+                        return
                 batch.failure = self._write(batch.ops)
-            except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
-                self._abandon(batch, self._die(error))
-                raise
-            self._decide(batch)
+                self._decide(batch)
+        except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
+            self._abandon(batch, self._die(error))
+            raise
         with self._lock:
             self._hand_over()
 
@@ -107,6 +108,7 @@ class GroupCommit:
         with self._lock:
             batch.done = True
             self._decided += batch.gates
+            batch.gates = []
             if not self._waking and self._decided:
                 self._waking = True
                 self._decided.popleft().release()
@@ -139,7 +141,7 @@ class GroupCommit:
                 return
         self._wake_next()
 
-    def _abandon(self, batch: Batch, reason: str) -> None:
+    def _abandon(self, batch: Batch | None, reason: str) -> None:
         """Nobody goes on writing: who waits, for this batch or the next, hears that it is lost."""
         with self._lock:
             lost, self._batch, self._writing = self._batch, None, False
