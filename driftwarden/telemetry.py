@@ -28,6 +28,8 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _correlation_id: ContextVar[str | None] = ContextVar("driftwarden_correlation_id", default=None)
 _incident: ContextVar[str | None] = ContextVar("driftwarden_incident", default=None)
 _known_secrets: set[str] = set()
+_harmless: set[str] = set()  # texts in which no secret was found
+_HARMLESS_MAX, _HARMLESS_CHARS_MAX = 1_024, 8_192
 
 _SECRET_WORDS = frozenset(
     {"password", "passwd", "passphrase", "pwd", "secret", "secrets", "token", "apikey", "authorization", "cookie"}
@@ -74,7 +76,7 @@ _PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         rf"\1\2{REDACTED}",
     ),
     (
-        ("sk-", "aiza", "gh", "xox", "akia", "hf_", "ya29.", "eyj"),
+        ("sk-", "aiza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "akia", "hf_", "ya29.", "eyj"),
         re.compile(
             r"\b(?:sk-[A-Za-z0-9_-]{8,}|AIza[0-9A-Za-z_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
             r"|xox[abprs]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|ya29\.[\w-]{20,}"
@@ -89,6 +91,7 @@ def register_secret(value: str | None) -> None:
     """Have this very text (a configured key or password, 6 characters or more) redacted wherever it appears."""
     if value and len(value) >= 6:
         _known_secrets.add(value)
+        _harmless.clear()
 
 
 @lru_cache(maxsize=4096)
@@ -102,7 +105,10 @@ def redact_text(text: str, *, chars_max: int = TEXT_CHARS_MAX) -> str:
     """The text without what looks like a secret (keys, tokens, passwords in URLs, PEM), cut to `chars_max`."""
     if len(text) > chars_max:
         text = f"{text[:chars_max]}… ({len(text)} characters)"
-    for secret in _known_secrets:
+    if text in _harmless:
+        return text
+    asked, secrets = text, len(_known_secrets)
+    for secret in [*_known_secrets]:
         text = text.replace(secret, REDACTED)
     lowered = text.lower()
     for words, pattern, replacement in _PATTERNS:
@@ -110,7 +116,18 @@ def redact_text(text: str, *, chars_max: int = TEXT_CHARS_MAX) -> str:
             if word in lowered:
                 text = pattern.sub(replacement, text)
                 break
+    if text == asked and len(text) <= _HARMLESS_CHARS_MAX:
+        _remember_harmless(text, secrets)
     return text
+
+
+def _remember_harmless(text: str, secrets: int) -> None:
+    """Prompts, names and descriptions come again and again; what held a secret is never remembered."""
+    if len(_harmless) >= _HARMLESS_MAX:
+        _harmless.clear()
+    _harmless.add(text)
+    if len(_known_secrets) != secrets:  # one was registered meanwhile
+        _harmless.clear()
 
 
 def redact(value: Any, *, key: str = "", depth: int = 0) -> Any:

@@ -1,13 +1,16 @@
 """How spans leave: redacted, as JSON lines in a file per trace, or by OTLP over HTTP."""
 
+import contextlib
 import json
 import math
 import re
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -17,6 +20,10 @@ from driftwarden import telemetry
 from driftwarden.keyfile import make_folder
 
 _CONTENT_CHARS_MAX = 100_000
+_WRITE_AFTER_S = 0.5
+_SPANS_AT_ONCE = 256
+_SPANS_MAX = 10_000
+_READ_WAITS_MS = 5_000
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -111,61 +118,115 @@ def otlp_exporter(
 
 
 class LocalTraces(SpanProcessor):
-    """Appends each finished span to `<folder>/<trace id>.jsonl`; several processes may write one trace."""
+    """Appends finished spans to `<folder>/<trace id>.jsonl`, a moment later and several at once; several processes may write
+    one trace. What a process that is killed had not yet written is lost: the audit log tells the story, traces illustrate it."""
 
     def __init__(self, folder: Path) -> None:
         """The folder is made when the first span ends."""
         self.folder = folder
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._ended: list[ReadableSpan] = []
+        self._writer: threading.Thread | None = None
+        self._writing = self._hurry = self._closed = False
+        _live.add(self)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing is written before a span has ended."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Write one line; a full disk or a missing right loses the span, never the run."""
-        context = span.get_span_context()
-        if context is None:
-            return
-        trace_id = f"{context.trace_id:032x}"
-        line = json.dumps(_span_json(redacted_span(span), trace_id), default=str) + "\n"
-        path = self.folder / f"{trace_id}.jsonl"
-        with self._lock:
-            try:
-                make_folder(self.folder)
-                with path.open("ab", buffering=0) as file:
-                    file.write(line.encode())
-            except OSError:
+        """Have it written; a full disk, one that hangs or a missing right loses spans, never the run."""
+        with self._turn:
+            if self._closed or len(self._ended) >= _SPANS_MAX:
                 return
+            self._ended.append(span)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_on, name="driftwarden-traces", daemon=True)
+                self._writer.start()
+            if len(self._ended) in {1, _SPANS_AT_ONCE}:
+                self._turn.notify_all()
+
+    def _write_on(self) -> None:
+        while True:
+            with self._turn:
+                self._writing = False
+                self._turn.notify_all()
+                self._turn.wait_for(lambda: self._ended or self._closed)
+                self._turn.wait_for(
+                    lambda: self._hurry or self._closed or len(self._ended) >= _SPANS_AT_ONCE, _WRITE_AFTER_S
+                )
+                if self._closed and not self._ended:
+                    return
+                spans, self._ended, self._hurry = self._ended, [], False
+                self._writing = True
+            self._write(spans)
+
+    def _write(self, spans: Sequence[ReadableSpan]) -> None:
+        lines: dict[str, list[bytes]] = {}
+        for span in spans:
+            context = span.get_span_context()
+            if context is not None:
+                trace_id = f"{context.trace_id:032x}"
+                lines.setdefault(trace_id, []).append(_line(_span_json(span, trace_id)))
+        for trace_id, those in lines.items():
+            with contextlib.suppress(OSError):
+                make_folder(self.folder)
+                with (self.folder / f"{trace_id}.jsonl").open("ab", buffering=0) as file:
+                    file.write(b"".join(those))
 
     def shutdown(self) -> None:
-        """Nothing stays open."""
+        """Write what has ended, and nothing that ends later."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
+        _live.discard(self)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Every finished span is already written."""
-        return True
+        """Wait until every finished span is written; True where it is."""
+        with self._turn:
+            self._hurry = bool(self._ended)
+            self._turn.notify_all()
+            return self._turn.wait_for(lambda: not self._ended and not self._writing, timeout_millis / 1000)
+
+
+# Those that write now: whoever reads a trace in their process sees what has ended there.
+_live: "weakref.WeakSet[LocalTraces]" = weakref.WeakSet()
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a lone surrogate, a number beyond 64 bits
+        return (json.dumps(document, default=str) + "\n").encode()
 
 
 def _span_json(span: ReadableSpan, trace_id: str) -> dict[str, Any]:
+    """A span without secrets, as `redacted_span` has them."""
+    description = span.status.description
     context = span.get_span_context()
     start, end = span.start_time or 0, span.end_time or 0
     return {
         "trace_id": trace_id,
         "span_id": f"{context.span_id:016x}" if context else None,
         "parent_id": f"{span.parent.span_id:016x}" if span.parent else None,
-        "name": span.name,
+        "name": telemetry.redact_text(span.name, chars_max=500),
         "scope": span.instrumentation_scope.name if span.instrumentation_scope else None,
         "start_ns": start,
         "duration_ms": round((end - start) / 1e6, 3),
         "status": span.status.status_code.name.lower(),
-        "error": span.status.description,
-        "attributes": dict(span.attributes or {}),
-        "events": [{"name": event.name, "attributes": dict(event.attributes or {})} for event in span.events],
+        "error": telemetry.redact_text(description) if description else None,
+        "attributes": redacted_attributes(span.attributes),
+        "events": [
+            {"name": telemetry.redact_text(event.name), "attributes": redacted_attributes(event.attributes)}
+            for event in span.events
+        ],
     }
 
 
 def read_trace(folder: Path, trace_id: str) -> list[dict[str, Any]]:
     """The spans of one local trace in order of their start; a torn last line is left out, an unknown trace is empty."""
     path = folder / f"{trace_id}.jsonl"
+    for traces in [one for one in _live if one.folder == folder]:
+        traces.force_flush(_READ_WAITS_MS)
     if not _TRACE_ID.fullmatch(trace_id) or not path.is_file():
         return []
     spans = []

@@ -177,7 +177,7 @@ class ServedPath:
         of_incidents = [record for record in records if record["incident"]]
         tokens = [record["body"]["tokens"] for record in records if record["type"] == "finding"]
         traces = list((self._home / "traces").glob("*.jsonl"))
-        calls = sum(file.read_text(encoding="utf-8").count('"name": "generate_content') for file in traces)
+        calls = sum(file.read_text(encoding="utf-8").count('"name":"generate_content') for file in traces)
         return {
             "audit_bytes_per_incident": round(sum(file.stat().st_size for file in audit) / self._sent),
             "audit_records_per_incident": round(len(of_incidents) / self._sent, 2),

@@ -137,6 +137,17 @@ def test_a_line_that_cannot_be_formatted_is_still_a_line() -> None:
     assert json.loads(formatter.format(odd))["broken"] == "<Broken: RuntimeError>"
 
 
+def test_a_text_that_passed_is_looked_at_anew_once_it_holds_a_secret() -> None:
+    """What was found harmless is remembered until another secret is registered; keys of GitHub are known by their words."""
+    said = "the horse is called incorrigible-staple"
+    assert [telemetry.redact_text(said), telemetry.redact_text(said)] == [said, said]
+    telemetry.register_secret("incorrigible-staple")
+    assert telemetry.redact_text(said) == "the horse is called ***"
+    for key in (f"gh{kind}_{'a1' * 12}" for kind in "pousr"):
+        assert telemetry.redact_text(f"with {key} here") == "with *** here"
+    assert telemetry.redact_text(f"github_pat_{'a1' * 12}") == "***"
+
+
 def test_libraries_are_quiet(lines: Any) -> None:
     """Their tracebacks reach us as exceptions; our own lines pass."""
     logging.getLogger("google_adk.workflow").error("a traceback")

@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from driftwarden import telemetry
 from driftwarden.agents import AdkAdvisor
-from driftwarden.trace_export import read_trace
+from driftwarden.trace_export import LocalTraces, read_trace
 from driftwarden.tracing import Langfuse, Tracing, TracingSettings, configure_tracing
 
 CORRELATION = "0123456789abcdef" * 2
@@ -99,6 +99,7 @@ def test_secrets_stay_out_of_spans(tracing: Tracing, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="hunter2"):
         fail()
+    assert tracing.flush()
     text = (tmp_path / f"{CORRELATION}.jsonl").read_text()
     assert "hunter2" not in text
     assert "ValueError" in text
@@ -113,6 +114,31 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     assert tracing.flush(1.0)
     assert read_trace(tmp_path / "file" / "traces", CORRELATION) == []
     configure_tracing()
+
+
+def test_what_cannot_be_encoded_is_written_all_the_same(tracing: Tracing, tmp_path: Path) -> None:
+    """A lone surrogate in an attribute costs neither the run nor the trace."""
+    with tracing.span("odd", correlation_id=CORRELATION) as span:
+        span.set(text="before \ud800 after")
+    with tracing.span("even", correlation_id=CORRELATION):
+        pass
+    assert [one["name"] for one in read_trace(tmp_path, CORRELATION)] == ["odd", "even"]
+
+
+def test_what_has_ended_is_written_at_the_end(tmp_path: Path) -> None:
+    """A trace that is replaced writes what it still holds, in one go for each trace, and nothing that ends later."""
+    traces = LocalTraces(tmp_path)
+    tracing = configure_tracing(TracingSettings())
+    with tracing.span("one", correlation_id=CORRELATION) as one, tracing.span("two", correlation_id=CORRELATION) as two:
+        pass
+    for ended in (one, two):
+        traces.on_end(ended.span)  # type: ignore[arg-type] # spans of the SDK can be read
+    traces.shutdown()
+    assert traces.force_flush(10_000)
+    traces.on_end(one.span)  # type: ignore[arg-type]
+    assert traces.force_flush(10_000)
+    lines = (tmp_path / f"{CORRELATION}.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["one", "two"]
 
 
 def test_reading_refuses_names_that_are_no_trace(tmp_path: Path) -> None:
