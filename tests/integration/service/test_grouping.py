@@ -301,9 +301,12 @@ def test_what_happened_before_an_effect_failed_is_booked_and_undone(new: Callabl
     assert (world.only().state, kept_out(world)) == ("undone", {})
 
 
-def test_what_a_producer_tells_of_its_lineage_groups_and_that_is_all(new_world: Callable[..., Any]) -> None:
-    """Models without a configured upstream join by it; another environment, another column or nothing told do not."""
-    world = new_world(models=MODELS)
+@pytest.mark.parametrize("shards", [1, 64])
+def test_what_a_producer_tells_of_its_lineage_groups_and_that_is_all(
+    new_world: Callable[..., Any], shards: int
+) -> None:
+    """Models without a configured upstream join by it, over shards too; another environment, column or nothing told do not."""
+    world = new_world(models=MODELS, shards=shards)
     world.script.candidates = (Candidate(id="c1", action=ActionName.NOTIFY),)
     drift(world, "a", upstream=["lake/orders"])
     drift(world, "b", upstream=["lake/orders"])
