@@ -1,7 +1,7 @@
 -- acquire: take the model's slot and the incident's lease; mint a fencing token
 -- KEYS: 1 activations 2 wf 3 model 4 queue 5 transitions 6 wf:signals 7 wf:events 8 counts 9 verifying 10 timers 11 wf:keys
 --       12 index 13 ids 14 successor wf 15 successor wf:events 16 successor wf:keys 17 successor's model
---       ; index of each model that the successor has events of
+--       18 queues ; index of each model that the successor has events of
 -- ARGV: group, consumer, entry, incident, model, lease ms, crashes max, token, successor ('' none), now, dead letter that was
 --       written ('' none) ; models of its events
 -- A dead letter is on another slot: a crash loop leaves it in the incident, and nobody takes that up who has not written it
@@ -11,6 +11,7 @@
 local function drop() redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]); redis.call('XDEL', KEYS[1], ARGV[3]) end
 local function hand_over() -- never leave the slot open while somebody is queued
   local nx = redis.call('ZPOPMIN', KEYS[4])[1] or ''
+  if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SREM', KEYS[18], ARGV[5]) end
   redis.call('HSET', KEYS[3], 'active', nx)
   if nx ~= '' then redis.call('XADD', KEYS[1], '*', 'incident', nx, 'model', ARGV[5], 'why', 'slot') end
 end
@@ -32,6 +33,7 @@ if not h[1] or ended then
 end
 if active ~= '' and active ~= ARGV[4] then
   redis.call('ZADD', KEYS[4], 'NX', now, ARGV[4])
+  redis.call('SADD', KEYS[18], ARGV[5])
   drop(); return {'QUEUED', active}
 end
 if tonumber(h[3] or 0) > now then
@@ -45,7 +47,7 @@ local looping, opened = crashes > tonumber(ARGV[7]), false
 if looping and h[10] ~= '1' then -- what joined and was never weighed must not end with it; its first event always does, or it would go on for ever
   local reply
   reply, opened = open_successor({wf = KEYS[2], keys = KEYS[11], events = KEYS[7], next = KEYS[14], next_events = KEYS[15],
-    next_keys = KEYS[16], next_model = KEYS[17], indexes = {unpack(KEYS, 18)}, index = KEYS[12], ids = KEYS[13],
+    next_keys = KEYS[16], next_model = KEYS[17], indexes = {unpack(KEYS, 19)}, index = KEYS[12], ids = KEYS[13],
     counts = KEYS[8], transitions = KEYS[5], activations = KEYS[1]}, ARGV[4], ARGV[5], ARGV[9], {unpack(ARGV, 12)},
     math.max(1, tonumber(h[9] or 0)), ARGV[10])
   if reply then return reply end

@@ -31,7 +31,6 @@ def _look(client: Any, shared: Keys, each: Sequence[Keys]) -> dict[str, Any]:
     streams = [_stream(client, keys.activations) for keys in each]
     activations, in_hand = sum(one[0] for one in streams), sum(one[1] for one in streams)
     undelivered_ms = min((one[3] for one in streams if one[3] is not None), default=None)
-    queues = each[0].model("*", "queue") if len(each) == 1 else f"{shared.prefix}{{*}}:model:*:queue"
     return {
         "intake": {"length": length, "pending": pending, "oldest_seconds": _age(now_ms, oldest_ms)},
         "activations": {
@@ -39,13 +38,24 @@ def _look(client: Any, shared: Keys, each: Sequence[Keys]) -> dict[str, Any]:
             "in_hand": in_hand,
             "oldest_seconds": _age(now_ms, undelivered_ms),
         },
-        "queued": sum(int(client.zcard(key)) for key in client.scan_iter(match=queues, count=1000)),
+        "queued": sum(_queued(client, keys) for keys in each),
         "timers": {
             "waiting": sum(int(client.zcard(keys.timers)) for keys in each),
             "due": sum(int(client.zcount(keys.timers, "-inf", now_ms)) for keys in each),
         },
         "dead_letters": int(client.xlen(shared.dead_letters)),
     }
+
+
+def _queued(client: Any, keys: Keys) -> int:
+    """How many incidents are in the queues of one shard; one that has emptied meanwhile counts nothing."""
+    models = [model.decode() for model in client.smembers(keys.queues)]
+    if not models:
+        return 0
+    with client.pipeline(transaction=False) as pipe:
+        for model in models:
+            pipe.zcard(keys.model(model, "queue"))
+        return sum(pipe.execute())
 
 
 def _stream(client: Any, stream: str) -> tuple[int, int, int | None, int | None]:

@@ -1,7 +1,7 @@
 -- commit: one step of an incident; fenced, versioned, repeated under the same token without a second effect
 -- KEYS: 1 activations 2 wf 3 model 4 queue 5 timers 6 transitions 7 wf:signals 8 wf:events 9 counts 10 verifying 11 wf:keys
 --       12 index 13 ids 14 successor wf 15 successor wf:events 16 successor wf:keys 17 successor's model
---       ; index of each model that the successor has events of
+--       18 queues ; index of each model that the successor has events of
 -- ARGV: group, consumer, entry, incident, model, fence, version, token, state, disposition, due ms ('' none), lease ms,
 --       doc, accepting, events seen, last signal delivered, successor ('' none), now, events weighed, seal of the doc, split,
 --       how many models the successor has events of ; these models ; handled signals
@@ -21,7 +21,7 @@ local opened = false
 if finish or ARGV[21] == '1' then
   local reply
   reply, opened = open_successor({wf = KEYS[2], keys = KEYS[11], events = KEYS[8], next = KEYS[14], next_events = KEYS[15],
-    next_keys = KEYS[16], next_model = KEYS[17], indexes = {unpack(KEYS, 18)}, index = KEYS[12], ids = KEYS[13],
+    next_keys = KEYS[16], next_model = KEYS[17], indexes = {unpack(KEYS, 19)}, index = KEYS[12], ids = KEYS[13],
     counts = KEYS[9], transitions = KEYS[6], activations = KEYS[1]}, ID, MODEL, ARGV[17], {unpack(ARGV, 23, 22 + MODELS)},
     tonumber(ARGV[19]), ARGV[18])
   if reply then return reply end
@@ -59,6 +59,7 @@ if finish then -- what was delivered had its hearing; what came since then is he
 end
 if (finish or release) and redis.call('HGET', KEYS[3], 'active') == ID then
   local nx = redis.call('ZPOPMIN', KEYS[4])[1] or '' -- hand the slot over: never leave it open while somebody is queued
+  if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SREM', KEYS[18], MODEL) end
   redis.call('HSET', KEYS[3], 'active', nx)
   if nx ~= '' then redis.call('XADD', KEYS[1], '*', 'incident', nx, 'model', MODEL, 'why', 'slot') end
 end

@@ -256,7 +256,7 @@ class _Following:
         """As `commit` and `acquire` expect them last; where no successor is known, keys of the ending one stand in."""
         after, lead = self.incident or ending, self.models[0] if self.models else self._model
         own = [k.wf(after), k.wf(after, "events"), k.wf(after, "keys"), k.model(lead)]
-        return own + [k.model(model, "incidents") for model in self.models]
+        return [*own, k.queues, *(k.model(model, "incidents") for model in self.models)]
 
     def learn(self, k: Keys, reply: Sequence[bytes]) -> None:
         """UNSEEN or COLLISION: the identity of the first event left over, and the models whose they are."""

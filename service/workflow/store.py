@@ -17,6 +17,7 @@ which puts all its keys on one slot of a cluster, and its incidents' ids end wit
     incidents, incident-ids  zsets of all incidents: by time of opening, by name
     counts                   hash: state -> how many incidents
     removed                  number: closed incidents that were removed after their time (`forget`), and are counted nowhere else
+    queues                   set: models that have a queue
     wf:<incident>            hash: identity, model, environment, correlation, opened, updated, state, version, doc (JSON),
                              mac (of doc) and sealed (`<version>|<state>` it was sealed at), fence, lease (until), owner,
                              entry (of the running activation), run (1 while leased), crashes, wake (1: activated while

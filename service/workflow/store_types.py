@@ -39,7 +39,7 @@ class Keys:
         self.intake, self.dead_letters = f"{prefix}events", f"{prefix}dead-letters"
         self.activations, self.transitions = f"{prefix}activations", f"{prefix}transitions"
         self.timers, self.index, self.ids = f"{prefix}timers", f"{prefix}incidents", f"{prefix}incident-ids"
-        self.counts, self.removed = f"{prefix}counts", f"{prefix}removed"
+        self.counts, self.removed, self.queues = f"{prefix}counts", f"{prefix}removed", f"{prefix}queues"
 
     def wf(self, incident: str, part: str = "") -> str:
         """An incident's hash, or one of its parts (`events`, `keys`, `signals`)."""

@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, Fenced
 from driftwarden.sealing import Seal
+from driftwarden.service.workflow.backpressure import backpressure
 from driftwarden.service.workflow.ledger import Caps, Ledger
 from driftwarden.service.workflow.store import Claim, WorkflowStore
 from driftwarden.service.workflow.store_types import identity_of
@@ -134,6 +135,34 @@ def test_a_place_in_the_queue_is_kept(client: Redis, store: WorkflowStore) -> No
     assert client.zscore(queue, waits) == 5
     step(store, held, "release")
     assert claim(store).incident == waits
+
+
+def test_queues_are_known_by_their_models(client: Any, store: WorkflowStore) -> None:
+    """So that what waits is counted without a search through all keys; the last to leave takes the model with it."""
+    waiting = lambda: backpressure(client, "driftwarden:")["queued"]  # noqa: E731
+    for number, place in enumerate(("production", "staging", "test")):
+        admit(store, number, environment=place)
+    admit(store, 9, "other")
+    held = claim(store, "a")
+    assert claim(store, "b").model == "other"
+    assert (waiting(), client.smembers(store.keys.queues)) == (2, {b"m"})
+    step(store, held, "release")
+    assert (waiting(), client.smembers(store.keys.queues)) == (1, {b"m"})
+    step(store, claim(store, "c"), "finish", accepting=False)
+    assert (waiting(), client.smembers(store.keys.queues)) == (0, set())
+
+
+def test_a_slot_that_is_handed_over_without_a_commit_takes_its_queue_with_it(client: Any, store: WorkflowStore) -> None:
+    """Who held it was removed by hand, and the only one in the queue has it now."""
+    gone = admit(store, 1)
+    admit(store, 2, environment="staging")
+    step(store, claim(store), "park", due_s=1)
+    assert nothing(store)
+    assert client.smembers(store.keys.queues) == {b"m"}
+    client.delete(store.keys.wf(gone))
+    store.pump_timers(ahead_s=2)
+    assert claim(store).environment == "staging"
+    assert client.smembers(store.keys.queues) == set()
 
 
 def test_woken_while_leased_goes_on_at_once(client: Redis, store: WorkflowStore) -> None:
