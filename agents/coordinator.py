@@ -1,6 +1,6 @@
 """One run of the agents: the coordinator, a workflow that leads investigator and strategist and checks what they say.
 
-investigator -> ground (measured confidence) -> strategist -> settle (derived parameters and costs)
+investigator -> ground (measured confidence) -> strategist; then settle (derived parameters and costs)
 """
 
 import asyncio
@@ -47,6 +47,7 @@ from driftwarden.errors import shorten
 APP = "driftwarden"
 D = TypeVar("D", bound=BaseModel)
 _ANSWER_TOOL = "set_model_response"
+_STRATEGIST = "strategist"
 _STEPS_MAX = 200
 
 # The framework looks for its optional remote-agent module again on every agent run; None ends the search at once.
@@ -83,6 +84,7 @@ class Coordinator:
 
     async def run(self, task: str, session_id: str, *, timeout_s: float) -> RunResult:
         """Run to the end; raises TimeoutError, one of INVALID, ENDLESS, or what the model's client raised."""
+        answer: Any = None
         models = build_models(self.model) if self.model.remote else ()
         runner = Runner(
             app=_app(*models, remote=True) if models else _offline_app(self.capture_content),
@@ -106,10 +108,13 @@ class Coordinator:
                 ):
                     async for event in events:
                         self._note(event)
+                        if event.author == _STRATEGIST and event.output is not None:
+                            answer = event.output
         finally:
             await close_models(models)
-        if self.result.finding is None or self.result.plan is None:
-            raise ModelAnswerInvalid("the agents ended without a finding and a plan")
+        if self.result.finding is None:
+            raise ModelAnswerInvalid("the agents ended without a finding")
+        self._settle(answer)
         return self.result
 
     def _facts(self) -> CaseFacts:
@@ -141,14 +146,12 @@ class Coordinator:
         }
         return f"The finding ({NOTICE}):\n{json.dumps(bounded(brief))}"
 
-    def settle(self, node_input: Any) -> JsonObject:
-        """Make the plan of the strategist's draft."""
-        draft = _draft(PlanDraft, node_input, "strategist")
-        self._step("strategist", "answer", "plan", {}, ", ".join(item.action for item in draft.candidates))
+    def _settle(self, answer: Any) -> None:
+        draft = _draft(PlanDraft, answer, _STRATEGIST)
+        self._step(_STRATEGIST, "answer", "plan", {}, ", ".join(item.action for item in draft.candidates))
         notes = Notes()
         self.result.plan = build_plan(draft, self._facts(), self.toolbox.found, notes)
         self.result.steps += notes.steps
-        return self.result.plan.model_dump(mode="json")
 
     def _note(self, event: Event) -> None:
         """Keep a brief record of an agent's step, and count tokens."""
@@ -210,7 +213,7 @@ def _app(investigates: Any, strategises: Any, *, remote: bool) -> App:
         output_schema=FindingDraft,
     )
     strategist = LlmAgent(
-        name="strategist",
+        name=_STRATEGIST,
         description="Plans what would help.",
         model=strategises,
         instruction=(lambda _: prompts.STRATEGIST) if remote else "",
@@ -221,10 +224,7 @@ def _app(investigates: Any, strategises: Any, *, remote: bool) -> App:
     async def ground(node_input: Any) -> str:
         return _running.get().ground(node_input)
 
-    async def settle(node_input: Any) -> JsonObject:
-        return _running.get().settle(node_input)
-
-    workflow = Workflow(name="coordinator", edges=[(START, investigator, ground, strategist, settle)])
+    workflow = Workflow(name="coordinator", edges=[(START, investigator, ground, strategist)])
     return App(name=APP, root_agent=workflow, plugins=[_Guard(name="guard")])
 
 

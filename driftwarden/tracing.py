@@ -29,6 +29,7 @@ from driftwarden.trace_export import LocalTraces, otlp_exporter
 ATTRIBUTE_CORRELATION = "driftwarden.correlation_id"
 ATTRIBUTE_INCIDENT = "driftwarden.incident"
 _LOOKUP_TIMEOUT_S = 2.0
+_SAYS_NOTHING = "execute_tool (merged)"  # of the framework, after each turn with several calls; no span is below it
 _ATTRIBUTE_CHARS_MAX = 100_000
 
 
@@ -201,6 +202,8 @@ class _Router(SpanProcessor):
             target.on_start(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
+        if span.name == _SAYS_NOTHING:
+            return
         if span.attributes and ATTRIBUTE_CORRELATION in span.attributes:
             for target in self.targets:
                 target.on_end(span)
