@@ -133,9 +133,9 @@ class Stage:
             time.sleep(POLL_S)
 
     def _at_rest(self) -> bool:
-        """Nothing waits in the intake, nothing is activated, and every incident has ended or waits for time or people."""
+        """Nothing waits in the intake, to be measured or activated, and every incident has ended or waits for time or people."""
         store = self.service.store
-        if any(store.backlog()):
+        if any(store.backlog()) or self.service.parts.metrics.with_unmeasured():
             return False
         return all(state in AT_REST for state in store.counts())
 

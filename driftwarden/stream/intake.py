@@ -84,10 +84,14 @@ class Intake:
         return deliveries
 
     def set_aside(self, delivery: Delivery, error: Exception) -> None:
-        """Make a dead letter of an event that could be read, and that nobody can take up: it must not stop the stream."""
+        """Make a dead letter of an event that could be read, and that nobody can take up: it must not stop the stream.
+
+        Where `error` is an EventRejected, it says why; any other was not foreseen.
+        """
         entry = Entry(delivery.entry_id, ((b"event", delivery.event.raw.encode("utf-8", "surrogatepass")),))
-        unforeseen = EventRejected("event", got=type(error).__name__, expected="an event that can be taken up")
-        self._bury(entry, _rejection(entry, unforeseen))
+        if not isinstance(error, EventRejected):
+            error = EventRejected("event", got=type(error).__name__, expected="an event that can be taken up")
+        self._bury(entry, _rejection(entry, error))
 
     def _of_the_dead(self, count: int) -> list[Delivery]:
         def sweep() -> list[Delivery]:

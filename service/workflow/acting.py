@@ -23,6 +23,7 @@ from driftwarden.service.workflow.intents import call_off, intend, tell_not_done
 from driftwarden.service.workflow.judging import decide
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
+from driftwarden.service.workflow.settling import settle_measured, write_settlement
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, settle, tell_harm_stands
 
@@ -160,7 +161,7 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
         return State.VERIFYING
     if result.action in VERSION_ACTIONS:
         incident.helped = False
-        _settle(parts, incident)
+        settle_measured(parts, incident)
         return State.RESOLVED
     verdict = Verification(verdict="confirmed", detail="read back: it stands as intended")
     _record_verification(parts, incident, verdict)
@@ -267,7 +268,7 @@ def verify(parts: Parts, incident: Incident) -> State:
         # Committed before anything follows from it: a process that dies here must not come to judge afresh.
         return State.VERIFYING
     incident.helped = {"helped": True, "no_difference": False}.get(verification.verdict)
-    _settle(parts, incident)
+    settle_measured(parts, incident)
     return State.RESOLVED
 
 
@@ -277,7 +278,7 @@ def _wait(parts: Parts, incident: Incident, verification: Verification) -> State
     if verification != incident.verification and (over or verification.verdict == "reported"):
         _record_verification(parts, incident, verification)
         if verification.verdict == "reported":
-            _write_settlement(parts, incident, "reported")
+            write_settlement(parts, incident, "reported")
     incident.verification = verification
     return State.RESOLVED if over else State.VERIFYING
 
@@ -317,7 +318,7 @@ def _compare(parts: Parts, incident: Incident, reported: Sequence[dict[str, Any]
 def _as_reported(windows: Sequence[dict[str, Any]]) -> Verification | None:
     """Someone else's figures, where the newest report is of a window that could not be read here: no track record."""
     newest = windows[-1] if windows else None
-    if newest is None or newest["basis"] != "reported" or newest.get("value") is None:
+    if newest is None or newest["basis"] != "reported" or newest.get("value") is None or newest.get("unmeasured"):
         return None
     against = f", reference {newest['reference']}" if newest.get("reference") is not None else ""
     detail = f"{newest['metric']} {newest['value']}{against} in the window to {newest['end']}, as reported"
@@ -354,7 +355,7 @@ def _take_back(parts: Parts, incident: Incident) -> State:
     parts.ledger.fail_effect(incident.id)
     if incident.helped is None:
         incident.helped = False
-        _settle(parts, incident)
+        settle_measured(parts, incident)
     elif _patience_is_over(parts, incident):
         tell_harm_stands(parts, incident, "the policy held it back until the end of the verification")
         return State.RESOLVED
@@ -367,35 +368,3 @@ def _take_back(parts: Parts, incident: Incident) -> State:
         return State.RESOLVED
     decide(parts, incident)
     return carry_on(parts, incident, approval=None)
-
-
-def _settle(parts: Parts, incident: Incident) -> None:
-    """Labels have spoken: the track record of this action learns from it."""
-    if incident.result is None or incident.helped is None:
-        return
-    parts.ledger.record_outcome(
-        incident.id, model=incident.model, action=incident.result.action.value, helped=incident.helped
-    )
-    _write_settlement(parts, incident, "measured")
-
-
-def _write_settlement(parts: Parts, incident: Incident, basis: str) -> None:
-    """Once for each result, basis and answer: whoever takes over after a crash finds it in the log."""
-    assert incident.result is not None
-    result = incident.audit.get("result")
-    if parts.floor.is_settled(incident.id, str(result), basis, incident.helped):
-        return
-    parts.audit.append(
-        "settlement",
-        {
-            "model": incident.model,
-            "action": incident.result.action.value,
-            "helped": incident.helped,
-            "basis": basis,
-            "result": result,
-        },
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=incident.audit.get("verification"),
-    )

@@ -24,6 +24,7 @@ from driftwarden.contracts.ports import (
 from driftwarden.errors import AskHuman
 from driftwarden.resilience import Breakers
 from driftwarden.service.workflow.approvals import Approvals
+from driftwarden.service.workflow.facts import CLOCK_SKEW_MAX_S
 from driftwarden.service.workflow.floor import AuditFloor
 from driftwarden.service.workflow.halts import Halts
 from driftwarden.service.workflow.incident import Incident
@@ -146,6 +147,11 @@ class Parts:
         if incident.undo_of is None:
             return now
         return max([now, *(self.decision_clock.reached(one["end"]) for one in self.metrics.last(incident.model, 1))])
+
+    def lies_ahead(self, told: str) -> bool:
+        """Whether a moment that a producer tells of lies further ahead of the decisions' clock than clocks differ."""
+        ahead = parse_rfc3339(told) - parse_rfc3339(self.decision_clock.reached(told))
+        return ahead.total_seconds() > CLOCK_SKEW_MAX_S
 
     def quarantined(self, model: str) -> dict[str, dict[str, Any]]:
         """Batches kept out, by name; raises AskHuman where the log knows of one that the store has lost."""

@@ -12,16 +12,16 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from driftwarden.clock import parse_rfc3339, rfc3339
+from driftwarden.clock import rfc3339
 from driftwarden.contracts.event import PERFORMANCE_TYPE, DriftEvent
-from driftwarden.errors import BadInput, Error, Fenced, LogUnwritable
+from driftwarden.errors import Error, EventRejected, Fenced, LogUnwritable
 from driftwarden.service.workflow.forgetting import Forgetting
 from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
 from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.reports import check_report, measure_reports, take_report
 from driftwarden.service.workflow.reservations import free_reservations
 from driftwarden.service.workflow.retries import LoopPauses
-from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.runner import Worker
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.stream.client import redis_away
@@ -99,6 +99,7 @@ class ServiceProcess:
             importlib.import_module(module)
         self._thread("intake", self._take_in)
         self._thread("timers", self._tick)
+        self._thread("reports", self._measure)
         self._thread("retention", self._forget)
         if self._watch_policy is not None:
             self._thread("policy", partial(self._watch, self._watch_policy))
@@ -228,7 +229,7 @@ class ServiceProcess:
             self._read_at = time.monotonic()
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Hand events to the workflow in the order they came: drifts open or join incidents, reports are measured.
+        """Hand events to the workflow in the order they came: drifts open or join incidents, reports are kept, and measured later.
 
         A report of a model that is not watched is an incident that says so, as a drift of it is.
         """
@@ -236,11 +237,22 @@ class ServiceProcess:
             if is_report:
                 for one in run:
                     with correlation(one.event.correlation_id):
-                        # Measured first: what the report wakes must find the figure.
-                        take_performance(self._parts, one.event)
-                        self._store.record_performance(one.entry_id, one.event)
+                        self._take_report(one)
             else:
                 self._admit([*run])
+
+    def _take_report(self, one: Delivery) -> None:
+        try:
+            check_report(self._parts, one.event)
+        except EventRejected as error:
+            self._intake.set_aside(one, error)
+            return
+        take_report(self._parts, one.event)
+        self._store.record_performance(one.entry_id, one.event)
+
+    def measure_reported(self) -> bool:
+        """Measure some of what was reported; True where there was something."""
+        return measure_reports(self._parts, self._store)
 
     def take_or_set_aside(self, deliveries: Sequence[Delivery]) -> None:
         """As `take`; what fails for a fault of ours, and not for something that is away, is tried alone, a few times, and then
@@ -296,6 +308,11 @@ class ServiceProcess:
         while not self._stop.wait(TIMER_EVERY_S):
             forgetting.turn()
 
+    def _measure(self) -> None:
+        while not self._stop.wait(TIMER_EVERY_S):
+            while not self._stop.is_set() and self.measure_reported():
+                pass
+
     def _tick(self) -> None:
         ticks = 0
         while not self._stop.wait(TIMER_EVERY_S):
@@ -332,43 +349,3 @@ def bury(parts: Parts) -> Callable[[Rejection], None]:
         )
 
     return record
-
-
-def take_performance(parts: Parts, event: DriftEvent) -> None:
-    """Labels are known: measure the window ourselves where it can be read, and keep the figure. Raises NotFound."""
-    model = parts.settings.watched(event.model)
-    parts.audit.append("event", {"event": event.raw}, actor=SERVICE, correlation_id=event.correlation_id)
-    window, reported = getattr(event.data, "window", None), getattr(event.data, "performance", None)
-    end = rfc3339(window.end if window is not None and window.end else event.time)
-    entry: dict[str, Any] = {
-        "start": rfc3339(window.start) if window is not None and window.start else None,
-        "end": end,
-        "rows": window.rows if window is not None else None,
-        "metric": reported.metric if reported else model.metric,
-        "value": reported.current if reported else None,
-        "reference": reported.reference if reported else None,
-        "basis": "reported",
-        "uri": window.uri if window is not None else None,
-    }
-    if window is not None and window.uri:
-        try:
-            # The producer's times lift no label's delay: only the service's own clock does.
-            now = parts.decision_clock.reached(rfc3339(max(event.time, parse_rfc3339(end))))
-            rows = ModelRows(parts.settings, model, {}).window(window.uri, now)
-            scored = parts.sandbox.call(
-                "driftwarden.pipelines.tasks:score",
-                {
-                    "model": model.model_dump(mode="json"),
-                    "tracking_uri": parts.settings.tracking_uri,
-                    "version": parts.registry.champion(model),
-                    "windows": [rows.model_dump(mode="json")],
-                },
-                timeout_s=parts.settings.rehearsal.timeout_s,
-            )
-            first = scored["scores"][0]
-            if first["value"] is not None:
-                entry |= {"value": first["value"], "rows": first["rows"], "metric": model.metric, "basis": "measured"}
-        except (BadInput, Error) as error:
-            log.info("performance report is taken as reported: %s", error.diagnostics())
-    known = {parse_rfc3339(one["end"]): one for one in parts.metrics.last(model.name, 50)}
-    parts.metrics.record(model.name, known.get(parse_rfc3339(end), {}) | entry)

@@ -267,7 +267,9 @@ def keep_seen(member: Member, case: LiveCase, performance: dict[str, Any]) -> No
 
 
 def remember_window(parts: Parts, incident: Incident, performance: dict[str, Any]) -> None:
-    """Add the window to its model's history."""
+    """Add the window to its model's history; one that its producer puts into the future is none of it."""
+    if parts.lies_ahead(incident.event_time):
+        return
     window = incident.event.get("window") or {}
     parts.metrics.record(
         incident.model,

@@ -110,7 +110,7 @@ class Script:
         if task.endswith(":count_kept_out"):
             return {"rows": 100, "kept_out": 2}
         assert task.endswith(":score"), task
-        return {"scores": [{"value": 0.9, "rows": 200}]}
+        return {"scores": [{"value": 0.9, "rows": 200} for _ in payload["windows"]]}
 
     def compare(self, model: WatchedModel, *, champion: int, challenger: int, rows: Any) -> Comparison:
         """Before the effect by the rows held out, after it by those that came since."""
@@ -338,6 +338,8 @@ class Process:
         while deliveries := self.intake.read(10):
             busy = True
             self.service.take(deliveries)
+        while self.service.measure_reported():
+            busy = True
         return busy
 
     def _left(self) -> int:

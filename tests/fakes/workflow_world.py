@@ -242,7 +242,7 @@ class Script:
             ]  # fmt: skip
             return {"rehearsals": told, "holdout": {"row_start": 100, "row_end": 200}}
         assert task.endswith(":score"), task
-        return {"scores": [{"value": self.score, "rows": 200}]}
+        return {"scores": [{"value": self.score, "rows": 200} for _ in payload["windows"]]}
 
     def compare(self, model: WatchedModel, *, champion: int, challenger: int, rows: Any) -> Comparison:
         """How the version that an effect left does on later rows; none yet where `gain` is None."""
@@ -390,14 +390,15 @@ class World:
         self.client.xadd(f"{PREFIX}events", {"event": raw})
 
     def report(
-        self, *, uri: str | None, value: float = 0.8, end: str = "2026-11-20T10:00:00Z", model: str = "m"
+        self, *, uri: str | None, value: float = 0.8, end: str | None = None, model: str = "m", source: str = "test"
     ) -> None:
-        """A performance report."""
+        """A performance report, by default of a window that ends after every change until now."""
         self._sent += 1
+        end = end or rfc3339(self.clock.moment + timedelta(minutes=4))
         window = {"end": end, "rows": 200} | ({"uri": uri} if uri else {})
         data = {"model": model, "environment": "production", "window": window,
                 "performance": {"metric": "accuracy", "current": value}}  # fmt: skip
-        self.send(build_event(data, source="test", id=f"r{self._sent}", type="io.driftwarden.performance.v1", time=end))
+        self.send(build_event(data, source=source, id=f"r{self._sent}", type="io.driftwarden.performance.v1", time=end))
 
     def worker(self, name: str = "w0", fail_point: Callable[[str], None] | None = None) -> Worker:
         """A worker of this world."""
@@ -410,6 +411,8 @@ class World:
         while deliveries := intake.read(10):
             for delivery in deliveries:
                 process.admit(delivery.entry_id, delivery.event)
+        while process.measure_reported():
+            pass
 
     def run(self, worker: Worker | None = None) -> None:
         """Take in and work until nothing is left to do now."""
