@@ -8,7 +8,7 @@ from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
-from driftwarden.service.workflow.changes import rows_of
+from driftwarden.service.workflow.changes import others_changed, rows_of
 from driftwarden.service.workflow.cut_short import what_happened
 from driftwarden.service.workflow.deciding import (
     approval_facts,
@@ -26,6 +26,7 @@ from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.settling import settle_measured, write_settlement
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, settle, tell_harm_stands
+from driftwarden.service.workflow.weighing import tell_besides
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,8 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
         incident.helped = False
         settle_measured(parts, incident)
         return State.RESOLVED
+    if result.action is ActionName.QUARANTINE_DATA and result.changed:
+        tell_besides(parts, incident)
     verdict = Verification(verdict="confirmed", detail="read back: it stands as intended")
     _record_verification(parts, incident, verdict)
     return State.RESOLVED
@@ -215,19 +218,12 @@ def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
         incident.id,
         cost_usd=result.cost_usd,
         changed_at=changed_at,
-        models=_changed_of(incident, result),
+        models=others_changed(incident, result),
         rows=rows_of(request, result),
     )
     _use_up(parts, incident)
     told = result.detail or result.action.value
     incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)
-
-
-def _changed_of(incident: Incident, result: EffectResult) -> list[str] | None:
-    """The other models that data were kept out of, or released for; None where it is about all that are concerned."""
-    if not incident.others or result.action is not ActionName.QUARANTINE_DATA:
-        return None
-    return [model for model in result.data.get("batches") or () if model != incident.model]
 
 
 def _use_up(parts: Parts, incident: Incident) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest, EffectResult
+from driftwarden.service.workflow.incident import Incident
 
 _NO_CHANGE = frozenset({"notify", "none"})
 
@@ -54,6 +55,13 @@ def rows_of(request: ActionRequest, result: EffectResult) -> dict[str, dict[str,
     }
 
 
+def others_changed(incident: Incident, result: EffectResult) -> list[str] | None:
+    """The other models that data were kept out of, or released for; None where it is about all that are concerned."""
+    if not incident.others or result.action is not ActionName.QUARANTINE_DATA:
+        return None
+    return [model for model in result.data.get("batches") or () if model != incident.model]
+
+
 def ended_at(window: Mapping[str, Any], middle: datetime, changes: Sequence[Change], *, timed: bool) -> str | None:
     """The moment (RFC 3339) of the last change that ended a window's drift, or None: it counts.
 
@@ -63,12 +71,13 @@ def ended_at(window: Mapping[str, Any], middle: datetime, changes: Sequence[Chan
     ended = [
         change.at
         for change in changes
-        if middle <= parse_rfc3339(change.at) and (change.rows is None or _lies_in(window, change.rows, timed=timed))
+        if middle <= parse_rfc3339(change.at) and (change.rows is None or lies_in(window, change.rows, timed=timed))
     ]
     return max(ended, default=None)
 
 
-def _lies_in(window: Mapping[str, Any], rows: Mapping[str, Any], *, timed: bool) -> bool:
+def lies_in(window: Mapping[str, Any], rows: Mapping[str, Any], *, timed: bool) -> bool:
+    """Whether no more than half of a window lies outside of these rows (both `uri`, `start`, `end`)."""
     spans = [window.get("start"), window.get("end"), rows.get("start"), rows.get("end")]
     if not timed or None in spans:
         return window.get("uri") is not None and window.get("uri") == rows.get("uri")

@@ -46,10 +46,10 @@ class Member(BaseModel):
 
     `key` is the identity of its newest event, `told` of the one whose window speaks (`weighing`); `event` holds what is used of
     that one's data (the lead's stands whole in `Incident.event`). `seen` are the windows that were measured to find it, `unknown`
-    says of how many others it is not known what the model loses on them, `unknown_why` why; `over_since` (RFC 3339): a change
-    since ended all of its drift. `problem`: the event cannot be handled; `fault`: its window could not be measured; `spared`: no
-    data is kept out of it, for what it loses itself asks for nothing, or is not known (`judging`). `failing` and `lifted` are ids
-    of rules of the last decision, `decided` its `@hash`.
+    says of how many others it is not known what the model loses on them, `unknown_why` why, `besides` on how many of other rows
+    it measurably loses as well; `over_since` (RFC 3339): a change since ended all of its drift. `problem`: the event cannot be
+    handled; `fault`: its window could not be measured; `spared`: no data is kept out of it, for what it loses itself asks for
+    nothing, or is not known (`judging`). `failing` and `lifted` are ids of rules of the last decision, `decided` its `@hash`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +62,7 @@ class Member(BaseModel):
     seen: list[SeenWindow] = Field(default_factory=list)
     unknown: int = 0
     unknown_why: str | None = None
+    besides: int = 0
     over_since: str = ""
     champion: int | None = None
     problem: str | None = None

@@ -16,15 +16,16 @@ from driftwarden.contracts.findings import Candidate
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import BadInput
 from driftwarden.service.workflow.case import LiveCase
-from driftwarden.service.workflow.changes import changes_of, ended_at
+from driftwarden.service.workflow.changes import changes_of, ended_at, lies_in
 from driftwarden.service.workflow.incident import Incident, Member, SeenWindow
-from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.windows import (
     LOSS_MIN,
     Position,
     Told,
     content_of,
+    is_own,
     key_of,
     loss_of,
     middle_of,
@@ -113,28 +114,40 @@ class _Scale:
         left = [one for one in self.readable if one.content not in self.seen and not self.is_replaced(one)]
         return max(left, key=lambda one: (tops[one.event.source] is one, one.loudness, one.recency), default=None)
 
+    def standing(self) -> list[Told]:
+        """Those whose place no later one of their source takes."""
+        return [one for one in self.counting if not self.is_replaced(one)]
+
     def worst(self) -> Told:
-        """The worst: what measurably harms, then what nobody can tell of, then what does not; the newest of those."""
+        """The worst: what measurably harms, then what is said to, then what nobody can tell of, then what does not harm; the newest
+        of these."""
 
         def badness(one: Told) -> tuple[int, float]:
             seen = self.seen.get(one.content)
             loss = loss_of(seen)
-            if loss is not None:
-                return (3, loss) if loss > LOSS_MIN else (1, loss)
-            return (0, 0.0) if seen is None else (-1 if seen.fault else 2, 0.0)
+            if seen is None or loss is None:
+                return (0, 0.0) if seen is None else (-1 if seen.fault else 2, 0.0)
+            return (4 if is_own(seen) else 3, loss) if loss > LOSS_MIN else (1, loss)
 
-        standing = [one for one in self.readable if not self.is_replaced(one)]
-        return max(standing, key=lambda one: (badness(one), one.recency))
+        readable = {one.place for one in self.readable}
+        return max(
+            (one for one in self.standing() if one.place in readable), key=lambda one: (badness(one), one.recency)
+        )
 
     def unknown(self, judge: Told) -> list[Told]:
         """Windows beside the one that speaks of which nobody knows what the model loses on them."""
+        return [one for one in self.standing() if one.content != judge.content and self._loss(one) is None]
+
+    def harmful(self, judge: Told) -> list[Told]:
+        """Windows of other rows than those of the one that speaks on which the model measurably loses."""
         return [
             one
-            for one in self.counting
-            if one.content != judge.content
-            and loss_of(self.seen.get(one.content)) is None
-            and not self.is_replaced(one)
+            for one in self.standing()
+            if (self._loss(one) or 0.0) > LOSS_MIN and not lies_in(one.window, judge.window, timed=self.timed)
         ]
+
+    def _loss(self, one: Told) -> float | None:
+        return loss_of(self.seen.get(one.content))
 
     def why(self, one: Told) -> str:
         seen = self.seen.get(one.content)
@@ -249,13 +262,16 @@ def _measured(parts: Parts, incident: Incident, member: Member, one: Told, timeo
 def _settle(member: Member, scale: _Scale, judge: Told) -> None:
     seen, before = scale.seen.get(judge.content), content_of(member.event)
     let_speak(member, judge.event)
-    member.seen = [*scale.seen.values()]
+    # What another took the place of needs no measurement any more: the bound is for those that stand.
+    stand = {one.content for one in scale.standing()}
+    member.seen = [one for one in scale.seen.values() if one.content in stand]
     if seen is not None:
         member.performance, member.fault = seen.performance, seen.fault
     elif before != judge.content:
         member.performance, member.fault = {}, None
-    unknown = [] if member.over_since or member.problem else scale.unknown(judge)
-    member.unknown = len(unknown)
+    idle = bool(member.over_since or member.problem)
+    unknown = [] if idle else scale.unknown(judge)
+    member.unknown, member.besides = len(unknown), 0 if idle else len(scale.harmful(judge))
     member.unknown_why = scale.why(unknown[0]) if unknown else None
 
 
@@ -315,3 +331,19 @@ def told_unknown(member: Member) -> str:
     """In words, of how many windows it is not known what the model loses on them, and why."""
     windows = "1 other window" if member.unknown == 1 else f"{member.unknown} other windows"
     return f"what {member.model} loses on {windows} is not known ({member.unknown_why})"
+
+
+def tell_besides(parts: Parts, incident: Incident) -> None:
+    """Data were kept out, and other rows harm as well: they stay, and somebody must know."""
+    found = [(member.model, member.besides) for member in incident.concerned if member.besides]
+    if not found:
+        return
+    told = ", ".join(f"{count} of {model}" for model, count in found[:WINDOWS_TOLD_MAX])
+    reason = f"other windows harm as well, and were not kept out: {told}"
+    incident.note(parts.clock, "result", reason, SERVICE)
+    parts.notifier.notify(
+        f"drift of other rows stands on {incident.model}",
+        f"{reason}\ndriftwarden incidents show {incident.id}",
+        key=f"{incident.id}:besides",
+        fields={"incident": incident.id, "correlation_id": incident.correlation_id},
+    )

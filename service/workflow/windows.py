@@ -107,13 +107,18 @@ def loss_of(seen: SeenWindow | None) -> float | None:
     return None if seen is None or seen.fault else proven_loss(seen.performance)
 
 
+def is_own(seen: SeenWindow) -> bool:
+    """Whether the service came to the figures itself; what is reported is a producer's word."""
+    return seen.performance.get("basis") in _OWN_BASIS
+
+
 def replaces(newer: Told, older: Told, seen: SeenWindow | None, *, timed: bool, position: Position) -> bool:
     """Whether `newer`, of which `seen` was measured, speaks in the place of `older`.
 
     Both are of one source, held against the same reference, and `newer` was measured by the service itself. That it is later
     is borne out by its rows: their own times, or where the model's rows have none (`timed`) the order of the history's files.
     """
-    if seen is None or loss_of(seen) is None or seen.performance.get("basis") not in _OWN_BASIS:
+    if seen is None or loss_of(seen) is None or not is_own(seen):
         return False
     alike = newer.event.source == older.event.source and _reference_of(newer.data) == _reference_of(older.data)
     if not alike or moment_of(newer.event) <= moment_of(older.event):

@@ -67,6 +67,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         good = stack.event("good", stack.window(1, flipped=True), day=10, action="rollback", confidence=1.0)
         good["traceparent"] = f"00-{TRACE}-00f067aa0ba902b7-01"
         client.xadd("driftwarden:events", {"event": json.dumps(good)})
+        # Somebody else says that all is well since, and the newest window of all cannot be read.
+        well = stack.event("well", stack.window(2, flipped=False), day=11)
+        torn = stack.event("torn", files["torn"], day=12)
+        for event in (well | {"source": "else"}, torn):
+            client.xadd("driftwarden:events", {"event": json.dumps(event)})
         with (stack.folder / "said.txt").open("w+") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "driftwarden.service.cli.main", "serve", "--log-file", str(log)],
@@ -97,6 +102,23 @@ def test_the_good_event_is_done_and_the_log_says_so(run: Run) -> None:
     assert (result["action"], result["changed"], result["before"]) == ("retrain", True, 1)
     assert run.of("tiny")["state"] == "verifying"
     assert json.loads(story[0]["body"]["event"])["id"] == "good"
+
+
+def test_the_harmful_window_speaks_beside_a_harmless_and_a_torn_one(run: Run) -> None:
+    """Each was read by the real diagnostics: what was measured, and the times of the rows, stand in the incident."""
+    told = run.of("tiny")
+    assert [one["id"] for one in told["events"]] == ["good", "well", "torn"]
+    assert Path(told["event"]["window"]["uri"]).name == "w1.parquet"
+    (lead,) = told["members"]
+    losses = {str(one["first"])[:10]: one["performance"].get("relative_loss") for one in lead["seen"]}
+    assert losses["2026-11-10"] > 0.3
+    assert losses["2026-11-11"] < 0.1
+    assert sorted(one["last"] for one in lead["seen"] if one["fault"] is None) == [
+        "2026-11-10T04:59:00.000000Z",
+        "2026-11-11T04:59:00.000000Z",
+    ]
+    assert lead["unknown"] == 1
+    assert "torn.parquet" in lead["unknown_why"]
 
 
 def test_one_correlation_id_everywhere(run: Run) -> None:

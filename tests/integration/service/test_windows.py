@@ -25,7 +25,7 @@ class Rows:
 
     def __init__(self, script: Any) -> None:
         self.script, self.says, self.span = script, dict[str, float | str](), dict[str, list[str]]()
-        self.basis, self.measured = "measured", list[str]()
+        self.basis, self.bases, self.measured = "measured", dict[str, str](), list[str]()
 
     def call(self, task: str, payload: dict[str, Any], **limits: Any) -> dict[str, Any]:
         """As `Script.call`, by file."""
@@ -37,7 +37,7 @@ class Rows:
         said = self.says.get(name, self.script.loss)
         if isinstance(said, str):
             raise BadInput("table", got=said, expected="parquet or csv")
-        answer["performance"] |= {"relative_loss": said, "basis": self.basis}
+        answer["performance"] |= {"relative_loss": said, "basis": self.bases.get(name, self.basis)}
         return answer | {"span": self.span.get(name)}
 
 
@@ -251,6 +251,40 @@ def test_a_quarantine_ends_the_drift_of_its_own_rows_alone(world: Any) -> None:
     world.run()
     third = world.incidents()[-1]
     assert (spoken(world), third.state, third.candidate.action) == ("other.csv", "resolved", "quarantine_data")
+
+
+def test_other_rows_that_harm_beside_those_kept_out_are_told_of(world: Any) -> None:
+    """One batch is kept out for the whole incident: what it leaves is no secret, and its next event opens another."""
+    world.script.candidates, world.script.root_cause = QUARANTINE, RootCause.MISSING_VALUES
+    tell(world, "worse.csv", 0.3, at=-3)
+    tell(world, "same.csv", 0.25, at=-3, source="another")
+    tell(world, "bad.csv", 0.2, at=-2, source="another")
+    world.run()
+    incident = world.only()
+    assert (spoken(world), incident.state) == ("worse.csv", "resolved")
+    told = "other windows harm as well, and were not kept out: 1 of m"
+    assert told in world.silent.messages[f"{incident.id}:besides"]
+    assert any(line["summary"] == told for line in incident.timeline)
+
+
+def test_what_is_said_to_harm_does_not_outshout_what_harms(world: Any) -> None:
+    """A loss that only its producer reports, however large, comes after one that was measured."""
+    tell(world, "harm.csv")
+    world.rows.bases["loud.csv"] = "reported"
+    tell(world, "loud.csv", 0.9, source="loud", at=1)
+    world.run()
+    assert (spoken(world), len(world.plant.moves)) == ("harm.csv", 1)
+
+
+def test_windows_that_were_replaced_take_no_room(world: Any) -> None:
+    """A producer goes on for longer than windows are measured: its newest speaks to the end."""
+    world.script.win = 0.5
+    for number in range(world.settings.service.windows_measured_max + 2):
+        timed(world, f"w{number}.csv", number)
+        tell(world, f"w{number}.csv", HARMFUL, at=number)
+        world.run()
+    assert (spoken(world), len(world.only().concerned[0].seen)) == (f"w{number}.csv", 1)
+    assert world.only().state == "awaiting_approval"
 
 
 def test_what_was_released_is_not_kept_out_again_for_old_drift(world: Any) -> None:
