@@ -1,10 +1,14 @@
 """A policy and facts that it would execute, shared by the tests of this folder."""
 
 import copy
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the naive model of tests/fakes
 
 CONTRACT_POLICY = """\
 apiVersion: driftwarden.io/v1
