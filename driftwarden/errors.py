@@ -80,6 +80,14 @@ class Refused(Error):
 class LogUnwritable(Error):
     """The audit log cannot be made durable: nothing may execute until an operator acts."""
 
+    what = "the audit log cannot be written"
+
+
+class LogUnreadable(LogUnwritable):
+    """The audit log cannot be read: what it accounts for is unknown, and nothing may execute either."""
+
+    what = "the audit log cannot be read"
+
 
 class Fenced(Error):
     """Another worker has taken over this incident; drop the work, change nothing."""

@@ -19,6 +19,7 @@ from driftwarden.service.cli.common import (
     print_json_lines,
     safe_text,
 )
+from driftwarden.service.cli.damage import warn_of_damage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,7 +138,9 @@ def show(id: str, folder: Path | None, as_json: bool) -> None:
     """
     from driftwarden.audit import story
 
-    _print_records(story(_folder(folder), id, skip_damaged=True), as_json)
+    where = _folder(folder)
+    warn_of_damage(where)
+    _print_records(story(where, id, skip_damaged=True), as_json)
 
 
 def _print_records(records: "list[Record]", as_json: bool) -> None:
@@ -175,7 +178,9 @@ def search(folder: Path | None, limit: int | None, as_json: bool, **wanted: Any)
 
     from driftwarden.audit import search as search_log
 
-    found = search_log(_folder(folder), _criteria(**wanted), skip_damaged=True)
+    where = _folder(folder)
+    warn_of_damage(where)
+    found = search_log(where, _criteria(**wanted), skip_damaged=True)
     _print_records(list(islice(found, limit)), as_json)
 
 

@@ -11,6 +11,7 @@ import click
 
 from driftwarden.errors import BadInput, kind_of, unreadable
 from driftwarden.service.cli.common import AnswerIsNo, console, json_option, note, print_json, safe_text
+from driftwarden.service.cli.damage import warn_of_damage
 from driftwarden.strict import load_yaml, loads_json
 
 if TYPE_CHECKING:
@@ -262,7 +263,9 @@ def replay(policy_file: str | None, audit_dir: str | None, as_json: bool) -> Non
     from driftwarden.policies import replay as replay_records
 
     other = _load(policy_file) if policy_file is not None else None
-    report = replay_records(read_records(_audit_dir(audit_dir)), other)
+    folder = _audit_dir(audit_dir)
+    warn_of_damage(folder)
+    report = replay_records(read_records(folder), other)
     if as_json:
         print_json(report.to_json())
     else:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from driftwarden.clock import Clock, parse_rfc3339
-from driftwarden.errors import LogUnwritable, unreadable
+from driftwarden.errors import LogUnreadable, unreadable
 from driftwarden.service.workflow.ends import Ends, LookBack, ms_of
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.ledger import Caps, count_actions
@@ -42,7 +42,7 @@ class LogTail:
     def __call__(self) -> list[JsonObject]:
         """New records of the types that count here.
 
-        Raises LogUnwritable where a file may not be read: without it the floor would be too low, and nothing would say so.
+        Raises LogUnreadable where a file may not be read: without it the floor would be too low, and nothing would say so.
         """
         found: list[JsonObject] = []
         for path in sorted(self._folder.glob("*.jsonl")):
@@ -64,7 +64,7 @@ class LogTail:
         return sorted((one for one in found if one), key=lambda one: (str(one.get("ts")), int(one.get("seq") or 0)))
 
     def closings(self, incident: str) -> list[JsonObject]:
-        """Every `close` record of one incident, however old; raises LogUnwritable where a file may not be read."""
+        """Every `close` record of one incident, however old; raises LogUnreadable where a file may not be read."""
         found: list[JsonObject] = []
         name = incident.encode()
         for path in sorted(self._folder.glob("*.jsonl")):
@@ -78,8 +78,8 @@ class LogTail:
         return [one for one in found if one.get("incident") == incident]
 
 
-def _unread(path: Path, error: OSError) -> LogUnwritable:
-    return LogUnwritable(f"{path} cannot be read ({unreadable(error)}): what it accounts for is unknown")
+def _unread(path: Path, error: OSError) -> LogUnreadable:
+    return LogUnreadable(f"{path} cannot be read ({unreadable(error)}): what it accounts for is unknown")
 
 
 def _parsed(line: bytes) -> JsonObject:

@@ -210,7 +210,7 @@ class ServiceProcess:
             try:
                 work()
             except LogUnwritable as error:
-                log.critical("%s: the audit log cannot be written: %s", name, error.diagnostics())
+                log.critical("%s: %s: %s", name, error.what, error.diagnostics())
                 self._fault = error.diagnostics()
                 self._stop.set()
             except Exception as error:

@@ -73,7 +73,7 @@ class Worker:
                 log.warning("waiting for redis: %s", error.diagnostics())
                 stop.wait(pauses.next_s())
             except LogUnwritable as error:
-                log.critical("the audit log cannot be written; nothing executes until it can: %s", error.diagnostics())
+                log.critical("%s; nothing executes until it can: %s", error.what, error.diagnostics())
                 self.fault = error.diagnostics()
                 stop.set()
 

@@ -31,6 +31,10 @@ def test_the_service_stops_and_names_the_file(tmp_path: Path) -> None:
     said = ended.stderr
     assert ended.returncode == 1, said
     assert "other.jsonl cannot be read" in said
+    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    critical = [one["message"] for one in told if one["level"] == "critical"]
+    assert critical
+    assert all("the audit log cannot be read" in one and "cannot be written" not in one for one in critical)
     assert "Traceback" not in said
     assert all(one["type"] != "decision" for one in stack_records(folder))
 

@@ -123,6 +123,26 @@ def test_show_and_search_print_lines(service_log: Path, capsys: pytest.CaptureFi
     assert _json(capsys)["type"] == "decision"
 
 
+@pytest.mark.parametrize("damage", [(b'"helped"', b'"harmed"'), (b'"verdict":"helped"', b'"verdict":helped"')])
+@pytest.mark.parametrize(
+    "command", [["audit", "show", "inc-42"], ["audit", "search", "--type", "decision"], ["policy", "replay"]]
+)
+def test_who_reads_a_damaged_log_is_told_in_one_line(
+    service_log: Path, capsys: pytest.CaptureFixture[str], command: list[str], damage: tuple[bytes, bytes]
+) -> None:
+    """A changed value and a broken line alike; the answer itself, and its exit code, are what can still be read."""
+    code = run([*command, "--json"])
+    whole = capsys.readouterr()
+    assert "not whole" not in whole.err
+    path = next(service_log.glob("*.jsonl"))
+    path.write_bytes(path.read_bytes().replace(*damage))
+    assert run([*command, "--json"]) == code
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if "not whole" in line]
+    assert path.name in line
+    assert "driftwarden audit verify" in line
+
+
 def test_exports_hold_the_same_records(service_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Given csv, parquet and jsonl, all hold the log; csv disarms formulas; jsonl is the log's own lines."""
     assert run(["audit", "export", "--format", "csv", "--output", "x.csv"]) == 0
