@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
-BATCHES_IN_A_ROW = 8  # that one thread writes before it hands over, lest its own caller wait for ever
+LEAD_S = 0.005  # that one thread writes for others before it hands over, lest its own caller wait for ever
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class GroupCommit:
         """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
         batch: Batch | None = None
         try:
-            for _ in range(BATCHES_IN_A_ROW):
+            until = monotonic() + LEAD_S
+            while batch is None or monotonic() < until:
                 with self._lock:
                     batch, self._batch = self._batch, None
                     if batch is None:

@@ -1,12 +1,15 @@
 """Group commit: those who wait are woken one by one, and whoever is interrupted while waiting leaves nobody behind."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from driftwarden.audit.batch import BATCHES_IN_A_ROW, Batch, GroupCommit, Op
+from driftwarden.audit.batch import LEAD_S, Batch, GroupCommit, Op
+
+SHARE = 8  # batches that one thread writes before it hands over, by the clock of this test
 
 
 class _Interrupted:
@@ -111,21 +114,23 @@ def test_who_is_interrupted_between_done_and_woken_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_an_heir_that_is_interrupted_leaves_its_batch_to_another(others: int) -> None:
+def test_an_heir_that_is_interrupted_leaves_its_batch_to_another(others: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given the one who was to go on writing is interrupted, who waits beside it writes, else who comes next."""
+    ticks = itertools.count()
+    monkeypatch.setattr("driftwarden.audit.batch.monotonic", lambda: next(ticks) * LEAD_S / SHARE)
     disk = _Disk()
     handed: list[tuple[Batch, Any]] = []
 
     def more() -> None:
-        count = 1 if len(disk.written) < BATCHES_IN_A_ROW else 1 + others
-        if len(disk.written) <= BATCHES_IN_A_ROW:
+        count = 1 if len(disk.written) < SHARE else 1 + others
+        if len(disk.written) <= SHARE:
             handed.extend(disk.waits(b"%d" % (len(handed) + 1)) for _ in range(count))
 
     disk.meanwhile = more
     first, _ = disk.commit.hand_in([b"0"])
     assert disk.commit.finish(first, None) is None
-    assert len(disk.written) == BATCHES_IN_A_ROW
-    batch, heir = handed[BATCHES_IN_A_ROW - 1]
+    assert len(disk.written) == SHARE
+    batch, heir = handed[SHARE - 1]
     assert not heir.locked()
     disk.interrupts(batch, heir, [])
     if others:
@@ -136,7 +141,7 @@ def test_an_heir_that_is_interrupted_leaves_its_batch_to_another(others: int) ->
         assert gate is None
         assert disk.commit.finish(last, None) is None
     assert batch.done
-    assert disk.written[BATCHES_IN_A_ROW] == [b"8", b"9" if others else b"last"]
+    assert disk.written[SHARE] == [b"8", b"9" if others else b"last"]
 
 
 def test_an_interrupted_write_is_told_to_all_who_wait() -> None:

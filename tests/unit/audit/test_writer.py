@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftwarden.audit import AuditWriter, Limits, files, read_records, verify
-from driftwarden.audit.batch import BATCHES_IN_A_ROW
+from driftwarden.audit.batch import LEAD_S
 from driftwarden.audit.files import UNWRITABLE_MARK, write_durably
 from driftwarden.audit.maintain import fsck
 from driftwarden.audit.record import TS_PATTERN
@@ -186,6 +186,8 @@ def test_who_writes_for_others_hands_over_after_some_batches(
     tmp_path: Path, actor: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a record more at every sync, the thread that writes returns after its share, another goes on, nothing is lost."""
+    share, ticks = 8, itertools.count()  # a clock on which one thread's time is over after so many batches
+    monkeypatch.setattr("driftwarden.audit.batch.monotonic", lambda: next(ticks) * LEAD_S / share)
     writers: list[int] = []
     threads: list[threading.Thread] = []
     writing, handed = threading.Event(), threading.Semaphore(0)
@@ -194,7 +196,7 @@ def test_who_writes_for_others_hands_over_after_some_batches(
     def write(handle: int, data: bytes) -> None:
         if not writing.is_set():
             writers.append(threading.get_ident())
-            if len(writers) <= 2 * BATCHES_IN_A_ROW:
+            if len(writers) <= 2 * share:
                 threads.append(threading.Thread(target=writer.append, args=("event", {}), kwargs={"actor": actor}))
                 threads[-1].start()
                 assert handed.acquire(timeout=60)
@@ -212,11 +214,11 @@ def test_who_writes_for_others_hands_over_after_some_batches(
     monkeypatch.setattr(writer._commit, "hand_in", counted)
     writing.clear()
     writer.append("event", {}, actor=actor)
-    assert writers[:BATCHES_IN_A_ROW] == [threading.get_ident()] * BATCHES_IN_A_ROW
+    assert writers[:share] == [threading.get_ident()] * share
     for thread in threads:
         thread.join(timeout=60)
-    assert writers.count(threading.get_ident()) == BATCHES_IN_A_ROW
-    assert len(writers) == len(threads) + 1 == 2 * BATCHES_IN_A_ROW + 1
+    assert writers.count(threading.get_ident()) == share
+    assert len(writers) == len(threads) + 1 == 2 * share + 1
     writer.close()
     report = verify(tmp_path / "audit")
     assert report.ok
