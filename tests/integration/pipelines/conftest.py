@@ -54,7 +54,7 @@ class Factory:
             incident="inc-1",
             tracking_uri=self.tracking_uri,
             artifact_root=str(self.folder / "artifacts"),
-            timeout_s=120,
+            timeout_s=800,
         )
         return request.model_copy(update=changes)
 

@@ -38,7 +38,7 @@ scored:
 WATCH = """
 model: shop
 environment: staging
-timeout_s: 60
+timeout_s: 600
 watch:
   orders: {reference: data/reference.csv}
 """
@@ -86,7 +86,7 @@ def run(project: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
         env={**kept, "KEDRO_DISABLE_TELEMETRY": "1", "COLUMNS": "300", **environ},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=800,
         check=False,
     )
 
@@ -175,7 +175,7 @@ def test_a_catalog_entry_can_watch_itself(project: Path, redis_url: str) -> None
 )
 def test_nothing_breaks_the_users_run(project: Path, settings: str, environ: dict[str, str], said: str) -> None:
     """Redis away or unset, a reference that is absent, a wrong configuration: logged, and the run succeeds."""
-    (project / "conf" / "base" / "driftwarden.yml").write_text(settings.replace("timeout_s: 60", "timeout_s: 20"))
+    (project / "conf" / "base" / "driftwarden.yml").write_text(settings)
     orders(1, shift=3).to_csv(project / "data" / "orders.csv", index=False)
     done = run(project, **environ)
     assert done.returncode == 0, done.stderr
@@ -259,5 +259,5 @@ def test_importing_the_hook_imports_nothing_heavy() -> None:
     """It sits in every Kedro command of its users."""
     heavy = "{'pandas', 'redis', 'evidently', 'mlflow', 'sklearn', 'scipy'}"
     code = f"import sys, driftwarden.pipelines.hook; print(sorted(set(sys.modules) & {heavy}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -33,7 +33,7 @@ def monitor(folder: Path, *arguments: str, **environ: str) -> "subprocess.Comple
         env={**os.environ, "DRIFTWARDEN_HOME": str(folder / "state"), **environ},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=800,
         check=False,
     )
 

@@ -181,5 +181,5 @@ def test_many_first_opens_of_a_fresh_registry_make_one_schema(tmp_path: Path) ->
         subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=800) for process in processes]
     assert [out.strip() for out, _ in outputs] == ["0", "0", "0"], outputs

@@ -25,7 +25,7 @@ def test_the_service_stops_and_names_the_file(tmp_path: Path) -> None:
         client.xadd("driftwarden:events", {"event": json.dumps(stack.event("e", None, model="unknown"))})
         ended = subprocess.run(
             [sys.executable, "-m", "driftwarden.service.cli.main", "serve", "--log-file", str(tmp_path / "log.jsonl")],
-            env=stack.environ, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+            env=stack.environ, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         client.close()
     said = ended.stderr

@@ -96,7 +96,7 @@ class Serving:
     def stop(self) -> int:
         """End it as an operator does; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        _, rest = self.process.communicate(timeout=120)
+        _, rest = self.process.communicate(timeout=400)
         self.lines += rest.splitlines(keepends=True)
         return self.process.returncode
 

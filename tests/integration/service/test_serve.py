@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 if len(found) == len(WRONG) + 2 and {one.state for one in found} <= AT_REST:
                     break
             process.send_signal(signal.SIGTERM)
-            exit_code = process.wait(timeout=120)
+            exit_code = process.wait(timeout=400)
             said.seek(0)
             words = said.read()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
