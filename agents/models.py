@@ -64,8 +64,11 @@ def build_models(settings: ModelSettings, *, capture_content: bool = True) -> tu
 
 
 async def close_models(models: tuple[Any, ...]) -> None:
-    """Close the connections that a run opened."""
-    client = vars(models[0]).get("api_client") if models else None
+    """Close the connections that a run opened; to be called in the loop that they belong to.
+
+    A model of Google's has a client for each loop, and makes one where it has none yet.
+    """
+    client = getattr(models[0], "api_client", None) if models else None
     if client is not None:
         await client.aio.aclose()
         client.close()

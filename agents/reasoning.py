@@ -26,7 +26,7 @@ from driftwarden.contracts.measurements import (
 )
 from driftwarden.contracts.ports import JsonObject
 
-_FIRST: tuple[MeasurementName, ...] = ("schema", "quality", "shift", "performance")
+FIRST: tuple[MeasurementName, ...] = ("schema", "quality", "shift", "performance")
 _LABEL_KINDS = frozenset({"concept_drift", "performance_drop", "label_drift", "performance"})
 _PRIOR_STRENGTH = 4.0
 _PRIOR_FIRST, _PRIOR_STEP = 0.7, 0.08
@@ -57,7 +57,7 @@ def investigate(done: list[Done]) -> Thought:
     # Whatever does not depend on another answer is asked for in one turn, and nothing that would change no answer:
     # a turn costs more than a tool, and either more than the thinking.
     asked = {item.name for item in done}
-    first = ["get_event", *(f"measure_{name}" for name in _FIRST)]
+    first = ["get_event", *(f"measure_{name}" for name in FIRST)]
     if missing := [name for name in first if name not in asked]:
         return [Call(name, {}) for name in missing]
     event, measures = _object(done, "get_event"), _measures(done)

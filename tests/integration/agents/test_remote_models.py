@@ -1,6 +1,8 @@
 """The same agents and tools driven by remote models over HTTP, well-behaved and not."""
 
+import gc
 import logging
+import warnings
 from typing import Any
 
 import pytest
@@ -87,6 +89,16 @@ def test_the_model_is_told_what_is_data_and_gets_no_way_to_act(kind: type[Fake])
     reading = ("get_", "measure_", "metric_history", "registry_history", "recent_changes", "search_knowledge")
     assert all(name.startswith((*reading, "set_model_response")) for name in tools)
     assert all("untrusted data" in str(result) for turn in turns for _, result in turn.results)
+
+
+def test_a_run_leaves_no_connection_open(kind: type[Fake]) -> None:
+    """Whatever the model said, its client is closed in the loop that it belongs to."""
+    for brain in (diligent, lambda turn: "I will not say."):
+        with kind(brain) as fake, warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", ResourceWarning)
+            advise(advisor_of(fake, fallback=True))
+            gc.collect()
+        assert not [str(item.message) for item in told if issubclass(item.category, ResourceWarning)]
 
 
 @pytest.mark.parametrize(

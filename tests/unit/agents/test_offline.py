@@ -1,6 +1,7 @@
 """The offline workflow end to end: real agents, tools and ranking over a scripted case."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from fakes.cases import ROWS, ScriptedCase, ScriptedKnowledge, past_incident, performance
 
 from driftwarden.agents import AdkAdvisor
+from driftwarden.agents.reasoning import FIRST
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Advice
 from driftwarden.contracts.measurements import MEASUREMENT_NAMES, ShiftMeasure, UnitMeasure
@@ -113,6 +115,13 @@ def test_where_nothing_can_be_measured_the_confidence_is_low() -> None:
     advice = advise(ScriptedCase("quiet", event={"window": None}, **blind))
     assert advice.finding.root_cause in {RootCause.UNKNOWN, RootCause.FALSE_ALARM}
     assert advice.plan.candidates[0].action in {ActionName.NOTIFY, ActionName.NONE}
+    assert [(step.agent, step.name) for step in advice.steps if step.kind == "tool"] == [
+        *(("investigator", name) for name in ("get_event", *(f"measure_{name}" for name in FIRST))),
+        *(
+            ("strategist", name)
+            for name in ("registry_history", "metric_history", "search_knowledge", "search_knowledge")
+        ),
+    ]
 
 
 def test_injected_text_changes_no_parameter() -> None:
@@ -156,6 +165,39 @@ def test_many_threads_may_ask_at_once() -> None:
     assert found == ["unit_change", "concept_drift", "false_alarm", "missing_values"] * 2
 
 
+def test_incidents_at_once_never_see_each_others_data() -> None:
+    """Agents and tools are made once for all of them: each run reads its own case and base, and ends as it does alone."""
+    advisor, together = AdkAdvisor(), threading.Barrier(4)
+
+    class Own(ScriptedCase):
+        """One of several cases that are all in the midst of being measured before any goes on."""
+
+        def __init__(self, number: int, *, alone: bool) -> None:
+            super().__init__("unit_change", event={"window": {"uri": f"data/own-{number}.parquet"}})
+            self.alone, self.threads = alone, set[int]()
+
+        def measure(self, name: Any) -> Any:
+            self.threads.add(threading.get_ident())
+            if not self.alone:
+                together.wait(60)
+            return super().measure(name)
+
+    def run(number: int, *, alone: bool = False) -> tuple[Advice, Own, ScriptedKnowledge]:
+        case, knowledge = Own(number, alone=alone), ScriptedKnowledge(runbook_text=f"own {number}")
+        ids = {"correlation_id": f"{number + 1:032x}", "incident": f"inc-{number}"}
+        return advisor.advise(case, knowledge, **ids), case, knowledge
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(run, range(4)))
+    for number, (advice, case, knowledge) in enumerate(runs):
+        by_itself, its_case, its_knowledge = run(number, alone=True)
+        assert advice == by_itself
+        assert advice.plan.candidates[0].params["uri"] == f"data/own-{number}.parquet"
+        assert case.asked == its_case.asked
+        assert knowledge.queries == its_knowledge.queries
+    assert len(set.union(*(case.threads for _, case, _ in runs))) == 4
+
+
 def test_the_same_case_gives_the_same_advice() -> None:
     """Nothing depends on time, hash seeds or the order of threads."""
     first, second = advise(ScriptedCase("covariate_shift")), advise(ScriptedCase("covariate_shift"))
@@ -163,21 +205,26 @@ def test_the_same_case_gives_the_same_advice() -> None:
 
 
 def test_a_case_that_takes_too_long_is_given_back() -> None:
-    """A measurement that hangs ends at the time limit, not when it pleases."""
-    import threading
-
-    gate = threading.Event()
+    """A measurement that hangs ends at the time limit, not when it pleases, and the run that it held reads no more."""
+    gate, begun, threads = threading.Event(), [], set()
 
     class Hanging(ScriptedCase):
         def measure(self, name: Any) -> Any:
+            begun.append(name)
+            threads.add(threading.current_thread())
             gate.wait(20)
             return super().measure(name)
 
+    case = Hanging()
     try:
         with pytest.raises(Retry, match=r"within 0\.2 s"):
-            advise(Hanging(), timeout_s=0.2)
+            advise(case, timeout_s=0.2)
     finally:
         gate.set()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(begun) == len(case.asked) == 1
 
 
 def test_too_many_calls_end_the_run() -> None:

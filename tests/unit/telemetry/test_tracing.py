@@ -76,6 +76,11 @@ def test_agents_steps_belong_to_the_events_trace(tracing: Tracing, tmp_path: Pat
     by_id = {span["span_id"]: span for span in spans}
     assert all(span["parent_id"] in by_id for span in spans[1:])
     assert any("window-17" in json.dumps(span["attributes"]) for span in spans)
+    turns = [json.dumps(span["attributes"]) for span in spans if span["name"] == "generate_content offline"]
+    assert "tool_call" in turns[0]
+    assert "root_cause" in turns[-1]
+    assert not [turn for turn in turns if "kolmogorov-smirnov" in turn]  # what a tool said stands once, at its own span
+    assert sum("kolmogorov-smirnov" in json.dumps(span["attributes"]) for span in spans) == 1
     assert len(list(tmp_path.iterdir())) == 1
 
 
