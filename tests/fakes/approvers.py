@@ -71,3 +71,8 @@ class People:
         return sign_request(
             incident, what, candidate=candidate, approval=approval, by=by, at=moment, reason=reason, key=key
         )
+
+
+def write(world: Any, request: ApprovalRequest, **changes: Any) -> None:
+    """An attacker's HSET."""
+    world.client.hset("driftwarden:approvals", request.id, request.model_copy(update=changes).model_dump_json())
