@@ -12,7 +12,6 @@ of each round's ratio.
 
 import json
 import os
-import statistics
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import GiveUp
 from driftwarden.service.bench_memory import MODELS
+from driftwarden.service.bench_rates import Meter, Rate, rates_document
 from driftwarden.service.bench_scripted import POLICY, AtOnce, Forgetful, Unwritten, does_nothing
 from driftwarden.settings import Settings
 from driftwarden.telemetry import quiet_libraries
@@ -94,11 +94,11 @@ class Bench:
         }
         return json.dumps(build_event(data, source="driftwarden/bench", id=f"event-{identity or number}")).encode()
 
-    def bare(self, batch: int) -> float:
+    def bare(self, batch: int) -> Rate:
         """Events a second through XADD, XREADGROUP and XACK, and nothing else."""
         client, stream = self._fresh(), "driftwarden:bare"
         client.xgroup_create(stream, GROUP, id="0", mkstream=True)
-        begun, done = time.perf_counter(), 0
+        meter, done = Meter(client), 0
         for first in range(0, self._events, batch):
             self._add(stream, first, batch)
             while done < min(first + batch, self._events):
@@ -106,9 +106,9 @@ class Bench:
                 ids = [entry for entry, _ in answer[0][1]]
                 client.xack(stream, GROUP, *ids)
                 done += len(ids)
-        return self._events / (time.perf_counter() - begun)
+        return meter.rate(self._events)
 
-    def triaged(self, batch: int) -> float:
+    def triaged(self, batch: int) -> Rate:
         """Events a second from XADD until they are opened, joined, recognised or buried, and settled."""
         from driftwarden.service.workflow.store import WorkflowStore
         from driftwarden.stream.intake import Intake
@@ -116,15 +116,15 @@ class Bench:
         client, clock, storm = self._fresh(), SystemClock(), self._storm()
         store, intake = WorkflowStore(client), Intake(client, "bench")
         became: Counter[str] = Counter()
-        begun = time.perf_counter()
+        meter = Meter(client)
         for first in range(0, len(storm), batch):
             self._add(store.keys.intake, first, batch, storm)
             while client.xlen(store.keys.intake):
                 if deliveries := intake.read(batch):
                     became.update(one.kind for one in store.admit_many(deliveries, now=rfc3339(clock.now())))
-        spent = time.perf_counter() - begun
+        rate = meter.rate(len(storm))
         self.triage = {**became, "dead_letters": client.xlen("driftwarden:dead-letters")}
-        return len(storm) / spent
+        return rate
 
     def _storm(self) -> list[bytes]:
         """Of ten events: two that open an incident, three that join one, four that came before, one that cannot be read."""
@@ -137,7 +137,7 @@ class Bench:
             found += [*fresh, *fresh[:4], b'{"specversion": "1.0", "type": "unknown"}']
         return found[: self._events]
 
-    def no_op(self) -> float:
+    def no_op(self) -> Rate:
         """Events a second from XADD to the end of a workflow whose steps do nothing."""
         from dataclasses import replace
 
@@ -163,24 +163,24 @@ class Bench:
         for thread in threads:
             thread.start()
         try:
-            begun = time.perf_counter()
+            meter = Meter(self._client)
             for first in range(0, self._events, BATCH):
                 self._add(store.keys.intake, first, BATCH)
             self._wait(store)
-            return self._events / (time.perf_counter() - begun)
+            return meter.rate(self._events)
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
 
-    def decided(self) -> float:
+    def decided(self) -> Rate:
         """Events a second from XADD to the end of a workflow with its decision and records, by one process as it serves."""
         with self._serving() as store:
-            begun = time.perf_counter()
+            meter = Meter(self._client)
             for first in range(0, self._events, BATCH):
                 self._add(store.keys.intake, first, BATCH)
             self._wait(store)
-            return self._events / (time.perf_counter() - begun)
+            return meter.rate(self._events)
 
     def memory(self, events: int, say: Say) -> dict[str, Any]:
         """As `bench_memory` measures it, over workflows like those of `decided`."""
@@ -324,7 +324,7 @@ def run(
 
 
 def _rates(bench: Bench, rounds: int, workers: int, say: Say) -> dict[str, Any]:
-    measured: dict[str, Callable[[], float]] = {
+    measured: dict[str, Callable[[], Rate]] = {
         "bare_one": lambda: bench.bare(1),
         "triaged_one": lambda: bench.triaged(1),
         "bare_batch": lambda: bench.bare(BATCH),
@@ -332,12 +332,12 @@ def _rates(bench: Bench, rounds: int, workers: int, say: Say) -> dict[str, Any]:
         "no_op": bench.no_op,
         "decided": bench.decided,
     }
-    rates: dict[str, list[float]] = {name: [] for name in measured}
+    rates: dict[str, list[Rate]] = {name: [] for name in measured}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for name, measure in measured.items():
             rates[name].append(measure())
-    return _document(rates, bench.triage, workers)
+    return rates_document(rates, bench.triage, workers)
 
 
 def goals(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -364,36 +364,3 @@ def goals(document: dict[str, Any]) -> list[dict[str, Any]]:
         goal("p50 to a decision, ms", f"under {GOALS['p50_ms']:g}", p50, (p50 or 0) < GOALS["p50_ms"]),
         goal("memory over the run", "flat", flat, bool(flat)),
     ]
-
-
-def _document(rates: dict[str, list[float]], triage: dict[str, int], workers: int) -> dict[str, Any]:
-    def middle(name: str) -> int:
-        return round(statistics.median(rates[name]))
-
-    def ratio(name: str, yardstick: str) -> float:
-        return round(statistics.median(a / b for a, b in zip(rates[name], rates[yardstick], strict=True)), 4)
-
-    def beside(name: str) -> dict[str, Any]:
-        return {
-            "workers": workers,
-            "per_second": middle(name),
-            "share_of_bare_one_at_a_time": ratio(name, "bare_one"),
-            "share_of_bare_batches": ratio(name, "bare_batch"),
-        }
-
-    return {
-        "bare": {
-            "one_at_a_time_per_second": middle("bare_one"),
-            "batches_per_second": middle("bare_batch"),
-        },
-        "triaged": {
-            "one_at_a_time_per_second": middle("triaged_one"),
-            "batches_per_second": middle("triaged_batch"),
-            "share_of_bare_one_at_a_time": ratio("triaged_one", "bare_one"),
-            "share_of_bare_batches": ratio("triaged_batch", "bare_batch"),
-            "batches_share_of_bare_one_at_a_time": ratio("triaged_batch", "bare_one"),
-            "became": triage,
-        },
-        "no_op": beside("no_op"),
-        "decided": beside("decided"),
-    }

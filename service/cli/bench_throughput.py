@@ -90,10 +90,22 @@ def _show_rates(document: dict[str, Any]) -> None:
     bare, triaged = document["bare"], document["triaged"]
     table = Table(title=f"{document['events']} events, median of {document['rounds']} interleaved rounds")
     table.add_column("from XADD to")
-    for name in ("events per second", "of the bare loop, one at a time", "of the bare loop, in batches"):
+    for name in (
+        "events per second",
+        "of the bare loop, one at a time",
+        "of the bare loop, in batches",
+        "CPU, and Redis's",
+    ):
         table.add_column(name, justify="right")
+    cpu = {name: f"{of['own']} + {of['redis']} µs" for name, of in document["cpu_us_per_event"].items()}
     table.add_row("XACK, bare, one at a time", str(bare["one_at_a_time_per_second"]), "100.0 %", "")
-    table.add_row(f"XACK, bare, batches of {document['batch']}", str(bare["batches_per_second"]), "", "100.0 %")
+    table.add_row(
+        f"XACK, bare, batches of {document['batch']}",
+        str(bare["batches_per_second"]),
+        "",
+        "100.0 %",
+        cpu["bare_batches"],
+    )
     table.add_row(
         "triaged, one at a time",
         str(triaged["one_at_a_time_per_second"]),
@@ -105,13 +117,16 @@ def _show_rates(document: dict[str, Any]) -> None:
         str(triaged["batches_per_second"]),
         _percent(triaged["batches_share_of_bare_one_at_a_time"]),
         _percent(triaged["share_of_bare_batches"]),
+        cpu["triaged_batches"],
     )
-    for title, one in (("no-op steps", document["no_op"]), ("decision, records, end", document["decided"])):
+    for title, name in (("no-op steps", "no_op"), ("decision, records, end", "decided")):
+        one = document[name]
         table.add_row(
             f"{title}, {one['workers']} workers",
             str(one["per_second"]),
             _percent(one["share_of_bare_one_at_a_time"]),
             _percent(one["share_of_bare_batches"]),
+            cpu[name],
         )
     console().print(table)
     became = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(triaged["became"].items()))
