@@ -44,10 +44,19 @@ class LoopbackServer:
         """Bind a free port of 127.0.0.1."""
         self.requests: list[Request] = []
         self._closing = threading.Event()
+        self._connections, self._changed = 0, threading.Condition()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                outer._connected(1)
+                super().setup()
+
+            def finish(self) -> None:
+                super().finish()
+                outer._connected(-1)
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -85,6 +94,16 @@ class LoopbackServer:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _connected(self, change: int) -> None:
+        with self._changed:
+            self._connections += change
+            self._changed.notify_all()
+
+    def left_alone(self, timeout_s: float) -> bool:
+        """Wait until no client is connected any more; False where one still is after `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._connections == 0, timeout_s)
 
     def reply(self, request: Request) -> Reply:
         """What to answer."""
