@@ -1,5 +1,6 @@
 """`driftwarden bench audit`: records made durable and verified, against bare write + fdatasync and bare SHA-256."""
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -7,6 +8,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from driftwarden.service.cli.common import json_option, print_json
 
 _MIB = 1024 * 1024
 # A thread that makes fewer in a slice measures how threads start rather than how they go on.
-_RECORDS_OF_A_THREAD_MIN = 10
+_RECORDS_OF_A_THREAD_MIN = 25
 
 
 def _body(index: int) -> dict[str, Any]:
@@ -86,6 +88,17 @@ class _Appender:
     def close(self) -> None:
         """Close the log."""
         self._writer.close()
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Keep this process, and the threads that it starts meanwhile, on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _bare_append(handle: int, batches: list[bytes]) -> list[float]:
@@ -195,12 +208,19 @@ def run(
     slices: int = 20,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure on the disk of `folder` (default: the working directory); CPU seconds for verification, wall for appends."""
+    """Measure on the disk of `folder` (default: the working directory); CPU seconds for verification, wall for appends.
+
+    Appends are measured twice: with every core, where threads pass Python's lock from core to core, and with one.
+    """
     with tempfile.TemporaryDirectory(prefix="driftwarden-bench-", dir=folder or Path.cwd()) as scratch:
         where = Path(scratch)
         # A lone thread waits for the disk at every record: fewer of them say the same.
         appends = [_appends(where, count, records if count > 1 else max(1, records // 8), slices) for count in threads]
-        return {"append": appends, "verify": _verification(where, mib, rounds)}
+        pinned: list[dict[str, Any]] = []
+        if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+            with _one_core():
+                pinned = [_appends(where / "one-core", one["threads"], one["records"], slices) for one in appends]
+        return {"append": appends, "append_one_core": pinned, "verify": _verification(where, mib, rounds)}
 
 
 @click.command()
@@ -226,9 +246,10 @@ def audit(records: int, mib: int, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    for one in result["append"]:
+    named = [("", one) for one in result["append"]] + [(", one core", one) for one in result["append_one_core"]]
+    for cores, one in named:
         click.echo(
-            f"append, {one['threads']:2} threads: {one['records_per_second']:,} records/s, {one['records_per_sync']} a sync;"
+            f"append{cores}, {one['threads']:2} threads: {one['records_per_second']:,} records/s, {one['records_per_sync']} a sync;"
             f" bare write + fdatasync {one['bare_write_fdatasync_records_per_second']:,} ({one['share_of_bare']:.0%} of it,"
             f" half of the slices {one['share_of_bare_quartiles'][0]:.0%} to {one['share_of_bare_quartiles'][1]:.0%};"
             f" half of the bare batches {one['bare_us_per_batch_quartiles'][0]} to"

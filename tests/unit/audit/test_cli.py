@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -246,10 +247,14 @@ def test_the_benchmark_measures_what_it_names(tmp_path: Path) -> None:
     """Given a small run, every figure is there and positive, and the log that was measured verified."""
     from driftwarden.service.cli.bench_audit import run as bench
 
-    result = bench(threads=(1, 4), records=64, mib=1, rounds=1, folder=tmp_path)
+    cores = getattr(os, "sched_getaffinity", lambda pid: {0})
+    before = cores(0)
+    result = bench(threads=(1, 4), records=64, mib=1, rounds=1, slices=2, folder=tmp_path)
+    assert cores(0) == before
     assert result["verify"]["ok"] is True
     assert result["verify"]["raw_mb_per_second"] > 0
     assert [one["threads"] for one in result["append"]] == [1, 4]
+    assert [one["threads"] for one in result["append_one_core"]] == ([1, 4] if len(before) > 1 else [])
     assert all(one["records_per_second"] > 0 and one["share_of_bare"] > 0 for one in result["append"])
     assert all(one["slices"] > 1 and one["cpu_us_per_record"] > 0 for one in result["append"])
     assert result["append"][0]["records_per_sync"] == 1
