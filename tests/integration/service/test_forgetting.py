@@ -1,6 +1,7 @@
 """Retention: what closed long ago leaves Redis and not the log; what may still be needed stays; a rewind is still one."""
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from redis import Redis
 from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate
+from driftwarden.errors import NotFound
 from driftwarden.service.cli.main import run
 from driftwarden.service.workflow.ends import Ends
 from driftwarden.service.workflow.floor import LogTail
 from driftwarden.service.workflow.forgetting import Forgetting, kept_for
+from driftwarden.service.workflow.process import ServiceProcess
 from driftwarden.settings import ServiceSettings
+from driftwarden.stream.intake import Intake
 
 DAY_MS = 86_400_000
 LONG_AGO = 92
@@ -93,6 +97,22 @@ def test_what_closed_long_ago_goes_and_the_log_keeps_its_story(world: Any) -> No
     world.parts.settings = world.settings.model_copy(update={"service": kept})
     age(world, 4000)
     assert sweep(world) == []
+
+
+def test_a_process_does_it_by_itself(world: Any) -> None:
+    """Beside intake, timers and workers."""
+    incident, _ = monitored(world)
+    age(world)
+    process = ServiceProcess(world.parts, world.store, Intake(world.client, "i"), name="p", workers=0)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not world.store.removed():
+        assert time.monotonic() < deadline
+        process.wait(0.05)
+    assert process.stop().threads == ()
+    assert world.incidents() == []
+    with pytest.raises(NotFound, match=incident):
+        world.store.get(incident)
 
 
 @pytest.mark.parametrize(("closed", "identity", "days"), [("90d", "30d", 90), ("7d", "30d", 30), ("7d", "1h", 7)])
