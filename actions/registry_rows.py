@@ -8,6 +8,7 @@ asked. What is read is what is committed, of the database that is written to: no
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,14 @@ def _read(client: Any, read: Callable[[Ask], Answer]) -> Answer | None:
         if type(store) is not SqlAlchemyStore or store.supports_workspaces:
             return None
         with store.engine.connect() as connection:
-            return read(lambda query, values: connection.execute(sqlalchemy.text(query), values).all())
+            return read(lambda query, values: connection.execute(_query(query), values).all())
     except (sqlalchemy.exc.SQLAlchemyError, AttributeError, TypeError, ValueError) as error:
         log.debug("MLflow's tables are not as expected, or away: %s", error)
         return None
+
+
+@cache
+def _query(text: str) -> Any:
+    import sqlalchemy
+
+    return sqlalchemy.text(text)

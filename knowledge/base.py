@@ -44,6 +44,10 @@ class KnowledgeBase(Knowledge, Protocol):
         """Everything that is there, runbooks first, ordered by id (scores are 1)."""
         ...
 
+    def index_incident(self, incident: PastIncident) -> None:
+        """Have an incident found that is already in the records."""
+        ...
+
     def add_runbook(self, text: str, *, where: str) -> KnowledgeHit:
         """Add or replace a runbook of one's own; raises BadInput with file and line."""
         ...

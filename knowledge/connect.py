@@ -72,7 +72,7 @@ class PatientKnowledge:
     def record_incident(self, incident: PastIncident) -> None:
         """As `ChromaKnowledge.record_incident`; raises Away, the incident being in the records by then."""
         put_incident(self._records, incident)
-        self._ask(lambda base: base.record_incident(incident))
+        self._ask(lambda base: base.index_incident(incident))
 
     def close(self) -> None:
         """Let go of it."""
@@ -155,6 +155,10 @@ class SharedKnowledge:
     def record_incident(self, incident: PastIncident) -> None:
         """As `ChromaKnowledge.record_incident`: durable before the owner is asked to index it."""
         put_incident(self._records, incident)
+        self.index_incident(incident)
+
+    def index_incident(self, incident: PastIncident) -> None:
+        """As `ChromaKnowledge.index_incident`."""
         shown = incident.model_copy(
             update={"summary": bounded(incident.summary, SEARCH_CHARS_MAX), "columns": incident.columns[:20]}
         )

@@ -161,7 +161,7 @@ class Shard:
         return replace(
             claim,
             state=state,
-            doc=json.loads(content),
+            doc=doc,  # nobody else holds it, or may change it from here on
             version=int(version),
             events=claim.events[:dealt] if split else claim.events + (texts(events) if disposition != "finish" else ()),
             signals=signals_of(signals),
