@@ -88,7 +88,10 @@ def pytest_configure() -> None:
         os.environ[name] = os.environ[name.upper()] = DEAD_PROXY
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
     _block_network()
-    hypothesis.settings.register_profile("driftwarden", deadline=None, print_blob=True)
+    # The same examples in every run, on a slow machine too; `--hypothesis-profile search` looks at new ones.
+    calm = hypothesis.settings(deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.register_profile("search", calm)
+    hypothesis.settings.register_profile("driftwarden", calm, derandomize=True)
     hypothesis.settings.load_profile("driftwarden")
 
 
