@@ -229,7 +229,7 @@ def run(
     type=click.IntRange(min=64),
     default=2000,
     show_default=True,
-    help="Records for each append run; with many threads, at least ten for each in each of 20 slices.",
+    help="Records for each append run; with many threads, at least 25 for each in each of 20 slices.",
 )
 @click.option(
     "--mib", type=click.IntRange(min=1, max=1024), default=48, show_default=True, help="Size of the verified log."
