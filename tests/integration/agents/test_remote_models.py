@@ -95,7 +95,7 @@ def test_a_run_leaves_no_connection_open(kind: type[Fake]) -> None:
         with kind(brain) as fake:
             advise(advisor_of(fake, fallback=True))
             assert fake.requests
-            assert fake.left_alone(10.0)
+            assert fake.left_alone(120.0)
 
 
 @pytest.mark.parametrize(

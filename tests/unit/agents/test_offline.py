@@ -1,6 +1,7 @@
 """The offline workflow end to end: real agents, tools and ranking over a scripted case."""
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -212,17 +213,21 @@ def test_a_case_that_takes_too_long_is_given_back() -> None:
         def measure(self, name: Any) -> Any:
             begun.append(name)
             threads.add(threading.current_thread())
-            gate.wait(20)
+            gate.wait(120)
             return super().measure(name)
 
-    case = Hanging()
-    try:
-        with pytest.raises(Retry, match=r"within 0\.2 s"):
-            advise(case, timeout_s=0.2)
-    finally:
-        gate.set()
+    for limit_s in (0.2, 2.0, 20.0):  # a slow machine may not come to the first measurement within a short time
+        case = Hanging()
+        try:
+            with pytest.raises(Retry, match=re.escape(f"within {limit_s:g} s")):
+                advise(case, timeout_s=limit_s)
+        finally:
+            gate.set()
+        if begun:
+            break
+        gate.clear()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
     assert len(begun) == len(case.asked) == 1
 
