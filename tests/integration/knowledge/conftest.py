@@ -15,6 +15,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry as RedisRetry
 
+PATIENCE_S = 120.0  # with a slow machine
 HELPER = Path(__file__).with_name("process.py")
 
 
@@ -32,7 +33,7 @@ def redis_socket() -> Iterator[str]:
         socket = f"{folder}/r.sock"
         command = [_binary(), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        retry = RedisRetry(ConstantBackoff(0.05), 200)
+        retry = RedisRetry(ConstantBackoff(0.05), 2400)
         client = redis.Redis(
             unix_socket_path=socket, retry=retry, retry_on_error=[redis.ConnectionError, FileNotFoundError]
         )
@@ -40,7 +41,7 @@ def redis_socket() -> Iterator[str]:
         client.close()
         yield socket
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -81,12 +82,12 @@ class Process:
     def kill(self) -> None:
         """SIGKILL: nothing is tidied up."""
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=PATIENCE_S)
 
     def end(self) -> None:
         """Close its input and wait."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.communicate(timeout=20)
+            self._process.communicate(timeout=PATIENCE_S)
 
 
 @pytest.fixture
