@@ -113,7 +113,9 @@ def test_throughput_measures_all_that_it_names(capsys: pytest.CaptureFixture[str
     cpu = document["cpu_us_per_event"]
     assert set(cpu) == {"bare_batches", "triaged_batches", "no_op", "decided"}
     assert all(one["own"] > 0 and one["redis"] > 0 for one in cpu.values())
-    assert cpu["decided"]["own"] > cpu["bare_batches"]["own"], "a workflow with its records costs more than nothing at all"
+    assert cpu["decided"]["own"] > cpu["bare_batches"]["own"], (
+        "a workflow with its records costs more than nothing at all"
+    )
     told = {goal["name"]: goal for goal in document["goals"]}
     share = document["triaged"]["batches_share_of_bare_one_at_a_time"]
     assert told["triage"] == {
