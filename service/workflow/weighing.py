@@ -89,6 +89,7 @@ class _Scale:
 
     timed: bool
     position: Position
+    rows_max: int
     counting: list[Told]
     readable: list[Told]
     problems: dict[int, str]
@@ -103,7 +104,7 @@ class _Scale:
         # What is measured is measured of the content: of windows with the same, the newest replaces whatever any of them does.
         newer = self._newest.get(one.event.source, {})
         return any(
-            replaces(newer[content], one, seen, timed=self.timed, position=self.position)
+            replaces(newer[content], one, seen, timed=self.timed, position=self.position, rows_max=self.rows_max)
             for content, seen in self.seen.items()
             if content in newer
         )
@@ -223,6 +224,7 @@ def _scale(parts: Parts, incident: Incident, member: Member, model: WatchedModel
     return _Scale(
         timed=model.time_column is not None,
         position=_positions(parts, model),
+        rows_max=parts.settings.data.measure_rows_max,
         counting=counting,
         readable=readable,
         problems=problems,

@@ -17,6 +17,8 @@ from driftwarden.strict import digest, plain
 
 # Less than this is no harm (agents/remedies.py draws the same line).
 LOSS_MIN = 0.005
+# Fewer rows than this prove no model well.
+ROWS_MIN = 50
 # Figures that the service came to itself; what is `reported` is a producer's word.
 _OWN_BASIS = frozenset({"measured", "estimated"})
 
@@ -112,16 +114,22 @@ def is_own(seen: SeenWindow) -> bool:
     return seen.performance.get("basis") in _OWN_BASIS
 
 
-def replaces(newer: Told, older: Told, seen: SeenWindow | None, *, timed: bool, position: Position) -> bool:
+def replaces(
+    newer: Told, older: Told, seen: SeenWindow | None, *, timed: bool, position: Position, rows_max: int
+) -> bool:
     """Whether `newer`, of which `seen` was measured, speaks in the place of `older`.
 
-    Both are of one source, held against the same reference, and `newer` was measured by the service itself. That it is later
+    Both are of one source, held against the same reference, and `newer` was measured by the service itself, on at least half as
+    many rows as the older has (of which at most `rows_max` would be measured): a handful proves nothing. That it is later
     is borne out by its rows: their own times, or where the model's rows have none (`timed`) the order of the history's files.
     """
     if seen is None or loss_of(seen) is None or not is_own(seen):
         return False
     alike = newer.event.source == older.event.source and _reference_of(newer.data) == _reference_of(older.data)
     if not alike or moment_of(newer.event) <= moment_of(older.event):
+        return False
+    rows = seen.performance.get("labelled_rows" if seen.performance["basis"] == "measured" else "rows_current") or 0
+    if rows < max(ROWS_MIN, min(older.window.get("rows") or 0, rows_max) / 2):
         return False
     if not timed:
         places = [position(one.uri) if one.uri else None for one in (older, newer)]

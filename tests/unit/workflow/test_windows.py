@@ -32,10 +32,13 @@ def event(uri: str, start: int, end: int, *, source: str = "a", id: str = "1", *
     return parse_event(json.dumps(document | {"data": {"model": "m", "kind": "data_drift", "window": window} | data}))
 
 
-def seen(first: int | None = 9, last: int = 10, *, loss: float | None = 0.0, basis: str = "measured") -> SeenWindow:
+def seen(
+    first: int | None = 9, last: int = 10, *, loss: float | None = 0.0, basis: str = "measured", rows: int = 200
+) -> SeenWindow:
     """A measured window whose rows are of these hours."""
     times = [None, None] if first is None else [DAY.format(first), DAY.format(last)]
-    return SeenWindow(content="c", performance={"relative_loss": loss, "basis": basis}, first=times[0], last=times[1])
+    performance = {"relative_loss": loss, "basis": basis, "labelled_rows": rows, "rows_current": 200}
+    return SeenWindow(content="c", performance=performance, first=times[0], last=times[1])
 
 
 def test_one_window_of_one_source_is_told_once_by_its_newest_event() -> None:
@@ -64,6 +67,8 @@ def test_one_window_of_one_source_is_told_once_by_its_newest_event() -> None:
         ({}, seen(first=7), False),
         ({}, seen(first=8, last=9), False),
         ({"start": 7, "end": 8}, seen(), False),
+        ({}, seen(rows=20), False),
+        ({}, seen(rows=20, basis="estimated"), True),
     ],
 )
 def test_only_later_rows_of_the_same_source_take_a_place(
@@ -71,7 +76,7 @@ def test_only_later_rows_of_the_same_source_take_a_place(
 ) -> None:
     """And only where the service measured them itself, against the same reference."""
     one = told("w2.csv", **({"start": 9, "end": 10} | newer))
-    assert replaces(one, told(), measured, timed=True, position=lambda uri: None) is expected
+    assert replaces(one, told(), measured, timed=True, position=lambda uri: None, rows_max=1000) is expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_rows_without_times_are_later_by_their_place_in_the_history(places: Any,
     """The order of the history's files, which no event chooses."""
     position = dict(zip(("w.csv", "w2.csv"), places, strict=True)).get
     newer = told("w2.csv", start=9, end=10)
-    assert replaces(newer, told(), seen(first=None), timed=False, position=position) is expected
+    assert replaces(newer, told(), seen(first=None), timed=False, position=position, rows_max=1000) is expected
 
 
 @pytest.mark.parametrize(
