@@ -2,12 +2,13 @@
 
 Nothing here names a point by hand. The store and the worker tell theirs (`fail_point`), the actions tell their steps, and
 everything through which a process leaves a trace is wrapped whole: each command to Redis, each call of the registry's
-client, each fsync, each method of the books (ledger, approvals, metrics, state, messages).
+client, each fsync and each write that is one (`O_DSYNC`), each method of the books (ledger, approvals, metrics, state, messages).
 
 A fsync is a place of its own: `unsynced:` and `torn:` die there and take from the file what no fsync had made durable, all
 of it or half, as a machine does that loses power.
 """
 
+import fcntl
 import os
 import re
 import signal
@@ -103,10 +104,14 @@ class Points:
                 self.around(owner, name, partial(_constant, f"{label}.{name}"))
 
     def watch_syncs(self) -> None:
-        """Tell of each fsync of this process, and of what a loss of power there would take."""
+        """Tell of each fsync of this process, and of each write that is one (`O_DSYNC`), and of what a loss of power there
+        would take."""
+        if not self.wrapping:
+            return
         for name in ("fsync", "fdatasync"):
-            if hasattr(os, name) and self.wrapping:
+            if hasattr(os, name):
                 setattr(os, name, partial(self._sync, getattr(os, name)))
+        os.write = partial(self._write, os.write)
 
     def _sync(self, real: Callable[[int], None], handle: int) -> None:
         status = os.fstat(handle)
@@ -114,8 +119,7 @@ class Points:
             self.tell("before:fsync folder")
             real(handle)
             return self.tell("after:fsync folder")
-        name = _TEMPORARY.sub(r"\1", Path(f"/proc/self/fd/{handle}").readlink().name)
-        what = f"fsync {Path(name).suffix or name} in {getattr(self._here, 'within', '') or 'opening'}"
+        what = self._what(handle)
         file, whole = (status.st_dev, status.st_ino), status.st_size
         kept = self._synced.get(file, 0)
         self.tell(f"unsynced:{what}", partial(os.truncate, f"/proc/self/fd/{handle}", kept))
@@ -124,6 +128,27 @@ class Points:
         real(handle)
         self._synced[file] = whole
         return self.tell(f"after:{what}")
+
+    def _write(self, real: Callable[[int, bytes], int], handle: int, data: bytes) -> int:
+        if not fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DSYNC:
+            return real(handle, data)
+        what = self._what(handle)
+        self.tell(f"unsynced:{what}")
+        if len(data) > 1:
+            self.tell(f"torn:{what}", lambda: _nothing(real(handle, data[: len(data) // 2])))
+        written = real(handle, data)
+        status = os.fstat(handle)
+        self._synced[status.st_dev, status.st_ino] = status.st_size
+        self.tell(f"after:{what}")
+        return written
+
+    def _what(self, handle: int) -> str:
+        name = _TEMPORARY.sub(r"\1", Path(f"/proc/self/fd/{handle}").readlink().name)
+        return f"fsync {Path(name).suffix or name} in {getattr(self._here, 'within', '') or 'opening'}"
+
+
+def _nothing(answer: int) -> None:
+    del answer
 
 
 def _constant(label: str, *args: Any, **named: Any) -> str:

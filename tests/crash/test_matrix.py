@@ -32,18 +32,20 @@ def test_one_is_killed_in_each_world_and_at_each_place() -> None:
     assert len(choose(recording, every=True)) == len(recording)
 
 
-def test_what_no_fsync_made_durable_is_taken_away(tmp_path: Path) -> None:
-    """A process dies at a fsync as a machine does that loses power: its unsynced bytes go with it."""
+@pytest.mark.parametrize("at_once", [0, os.O_DSYNC])
+def test_what_no_fsync_made_durable_is_taken_away(tmp_path: Path, at_once: int) -> None:
+    """A process dies at a fsync, or a write that is one, as a machine does that loses power: its unsynced bytes go with it."""
     left = {}
     for place in ("unsynced:fsync .jsonl in opening", "torn:fsync .jsonl in opening", "after:fsync .jsonl in opening"):
         file = tmp_path / f"{place[:4]}.jsonl"
         pid = os.fork()
         if pid == 0:
             Points(at=Point(place, 2)).watch_syncs()
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | at_once)
             for _ in range(3):
                 os.write(handle, b"0123456789")
-                os.fdatasync(handle)
+                if not at_once:
+                    os.fdatasync(handle)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         left[place[:4]] = file.stat().st_size
