@@ -142,7 +142,7 @@ def test_throughput_serves_the_whole_path_in_a_process_of_its_own(capsys: pytest
     assert path["incidents"] == path["one_at_a_time"] == 3
     assert 0 < path["ms_to_decision"]["min"] <= path["ms_to_decision"]["p50"] <= path["ms_to_decision"]["max"]
     assert path["sizes"]["audit_records_per_incident"] == 6  # event, finding, plan, rehearsal, decision, close
-    assert path["sizes"]["model_calls_per_incident"] == 5
+    assert path["sizes"]["model_calls_per_incident"] == 4
     assert path["sizes"]["tokens_read_per_incident"] > path["sizes"]["tokens_written_per_incident"] > 0
     assert path["sizes"]["redis_incident_bytes"] > path["sizes"]["redis_identity_bytes"] > 0
 
