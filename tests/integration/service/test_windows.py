@@ -11,7 +11,7 @@ import pytest
 from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, shorten
 from driftwarden.policies import load_policy
 from driftwarden.service.workflow.stored import load_incident
 
@@ -173,7 +173,7 @@ def test_where_none_can_be_read_the_incident_fails(world: Any) -> None:
     tell(world, "lost.csv", None, at=1)
     world.run()
     assert world.only().state == "failed"
-    assert "lost.csv" in str(world.only().problem)
+    assert shorten(world.data / "lost.csv") in str(world.only().problem)
 
 
 def test_what_is_measured_is_bounded_and_the_rest_is_not_harmless(new_world: Callable[..., Any]) -> None:
