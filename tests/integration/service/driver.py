@@ -32,7 +32,9 @@ def main() -> None:
         while True:
             for delivery in intake.read(10):
                 process.admit(delivery.entry_id, delivery.event)
-            if not worker.work_once(block_ms=200) and set(service.store.counts()) <= rest:
+            states = service.store.counts()
+            if not worker.work_once(block_ms=200) and states and set(states) <= rest:
+                print(f"at rest: {states}; {[one.doc.get('problem') for one in service.store.list()]}", file=sys.stderr)  # noqa: T201
                 return
 
 
