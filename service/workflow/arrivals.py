@@ -6,7 +6,7 @@ from driftwarden.clock import rfc3339
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.errors import BadInput, NotFound
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.members import take_members
+from driftwarden.service.workflow.members import own_first, take_members
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.transitions import State
 from driftwarden.service.workflow.weighing import problem_of, weigh, windows_by_model
@@ -84,5 +84,7 @@ def weigh_lead(parts: Parts, incident: Incident, raws: list[str]) -> dict[str, l
     weigh(parts, incident, lead, told[lead.model], budget=bound, timeout_s=timeout_s)
     _let_lead_speak(incident, events)
     if lead.problem:
+        # It ends with that, and no other model's events end with it: they open the next incident.
+        incident.members, incident.events = [lead], incident.events[: own_first(incident, events)]
         incident.note(parts.clock, "event", f"cannot be handled: {lead.problem}", SERVICE)
     return told

@@ -43,8 +43,7 @@ def take_members(parts: Parts, incident: Incident, events: Sequence[DriftEvent],
     lead = _member(parts, incident, incident.model, own, look)
     if lead.problem:
         incident.members = [lead]
-        first = next((place for place, event in enumerate(events) if event.model != incident.model), len(events))
-        return [*events[: max(1, first)]]
+        return [*events[: own_first(incident, events)]]
     look_here = partial(_looked_at, look, str(lead.event.get("environment")))
     others = [
         _known(incident, model, found) or _member(parts, incident, model, found, look_here)
@@ -53,6 +52,11 @@ def take_members(parts: Parts, incident: Incident, events: Sequence[DriftEvent],
     ]
     incident.members = [lead, *others]
     return [*events]
+
+
+def own_first(incident: Incident, events: Sequence[DriftEvent]) -> int:
+    """How many events an incident is about whose lead cannot be handled: the lead's first ones, at least one."""
+    return max(1, next((place for place, event in enumerate(events) if event.model != incident.model), len(events)))
 
 
 def _looked_at(

@@ -333,6 +333,23 @@ def test_a_member_with_a_window_that_nobody_could_read_is_not_harmless(new_world
     assert (world.only().state, world.only().facts["model"]["name"]) == ("awaiting_approval", "b")
 
 
+def test_a_lead_of_whose_windows_none_that_counts_can_be_read_hides_nobody(new_world: Callable[..., Any]) -> None:
+    """What could be read of it was mended since: it fails with the rest, and the other model's drift goes on."""
+    world = new_world(models=("a", "b"), upstream=("sensors",))
+    world.rows = world.parts.sandbox = Rows(world.script)
+    columns = [{"name": "x", "type": "numeric", "role": "feature", "drifted": True}]
+    tell(world, "a.csv", at=-3, model="a", columns=columns)
+    world.run()
+    world.script.gain, world.script.gain_win = 0.1, 0.99
+    world.later(seconds=301)
+    tell(world, "a-late.csv", at=-2, model="a", columns=columns)
+    tell(world, "a-gone.csv", None, model="a", columns=columns)
+    tell(world, "b.csv", model="b", columns=columns)
+    world.run()
+    found = [(one.models, one.state.value, len(one.events)) for one in world.incidents()[1:]]
+    assert found == [(["a"], "failed", 2), (["b"], "resolved", 1)]
+
+
 def test_a_process_that_dies_while_windows_are_weighed_begins_anew(world: Any) -> None:
     """Nothing was decided on half of them."""
 
