@@ -69,11 +69,14 @@ def bounded(value: Any, *, text_chars: int = TEXT_CHARS_MAX, depth: int = 0) -> 
 def plain(text: str, chars_max: int) -> str:
     """The text without control characters and lone surrogates, at most `chars_max` long."""
     text = text[: chars_max + 1]
-    if text.isprintable():  # nearly always, and never with a lone surrogate in it
-        return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
-    text = text.encode("utf-8", "replace").decode()
-    text = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+    if not text.isprintable():
+        text = "\n".join(line if line.isprintable() else _blanked(line) for line in text.split("\n"))
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+
+
+def _blanked(line: str) -> str:
+    line = line.encode("utf-8", "replace").decode()
+    return "".join(char if char.isprintable() else " " for char in line)
 
 
 class Toolbox:
