@@ -14,26 +14,25 @@ def what_happened(parts: Parts, incident: Incident) -> EffectResult | None:
     if incident.intent is None:
         return None
     if incident.undo_of is not None:
-        return _released(parts, incident)
+        return released(parts, incident, incident.intent.idempotency_key)
     if incident.result is not None:
         return None
     request = ActionRequest.model_validate(incident.intent.request)
     return parts.actions[request.candidate.action].lookup(request)
 
 
-def _released(parts: Parts, incident: Incident) -> EffectResult | None:
-    """Batches that were released before their undoing came to no end."""
+def released(parts: Parts, incident: Incident, idempotency_key: str) -> EffectResult | None:
+    """Batches that were released before their undoing, under this key, came to no end; None where it is about one at most."""
     assert incident.undo_of is not None
-    assert incident.intent is not None
     before = EffectResult.model_validate(incident.undo_of["result"])
     if before.action is not ActionName.QUARANTINE_DATA or "batches" not in before.undo:
         return None
     batches: dict[str, str] = before.undo["batches"]
-    released = {model: batch for model, batch in batches.items() if batch not in parts.state.quarantined(model)}
+    free = {model: batch for model, batch in batches.items() if batch not in parts.state.quarantined(model)}
     return EffectResult(
         action=before.action,
-        idempotency_key=incident.intent.idempotency_key,
-        changed=bool(released),
-        detail=f"released for {len(released)} of {len(batches)} models",
-        data={"batches": released, "missing": sorted(batches.keys() - released.keys())},
+        idempotency_key=idempotency_key,
+        changed=bool(free),
+        detail=f"released for {len(free)} of {len(batches)} models",
+        data={"batches": free, "missing": sorted(batches.keys() - free.keys())},
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest
+from driftwarden.service.workflow.cut_short import released
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
@@ -53,7 +54,15 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
 def call_off(parts: Parts, incident: Incident) -> None:
     """Intents that stand in the log, and that a fresh decision no longer allows, are called off there too."""
     why = "not carried out: its worker died or gave up, and a fresh decision no longer allows it"
-    tell_not_done(parts, incident, why, failed=False)
+    for intent in parts.floor.open_intents(incident.id):
+        body = _not_done(incident, why)
+        # An effect was looked up before. An undo that was begun may have happened in part: what was released must be told, or
+        # the log would go on saying that it is kept out; of anything else nobody knows.
+        if incident.undo_of is not None and intent in incident.intents:
+            part = released(parts, incident, incident.undo_of["result"]["idempotency_key"])
+            told = part.model_dump(mode="json") | {"undo": True} if part is not None and part.changed else None
+            body = told or body | {"changed": None}
+        _tell(parts, incident, intent, body)
 
 
 def tell_not_done(parts: Parts, incident: Incident, why: str, *, failed: bool) -> None:

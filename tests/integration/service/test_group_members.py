@@ -238,6 +238,32 @@ def test_an_undo_that_is_given_up_says_what_it_released(new: Callable[..., Any])
     assert (world.only().state, kept_out(world)) == ("undone", {})
 
 
+def test_an_undo_that_is_held_back_half_done_is_told_and_goes_on(new: Callable[..., Any]) -> None:
+    """One of three is released, its process dies, and a halt comes: the log says what is kept out, and the rest follows."""
+    world = new()
+    for model in MODELS:
+        drift(world, model)
+    world.run()
+    world.ask("undo")
+    world.run()
+    world.approve("bob")
+    die_after(world, 1)
+    with pytest.raises(Crash):
+        world.run()
+    world.parts.halts.halt(None, reason="stop", by="ada")
+    well(world)
+    world.restart()
+    assert (world.only().state, set(kept_out(world))) == ("awaiting_approval", {"b", "c"})
+    told = world.records("result")[-1]
+    assert (told["body"]["undo"], told["body"]["changed"], [*told["body"]["data"]["batches"]]) == (True, True, ["a"])
+    assert told["causation"] == world.records("intent")[-1]["@hash"]
+    for model in MODELS:
+        assert world.parts.floor.quarantined(model) == frozenset(world.parts.state.quarantined(model))
+    world.parts.halts.resume(None)
+    world.later(seconds=60)
+    assert (world.only().state, kept_out(world)) == ("undone", {})
+
+
 def test_where_nobody_can_tell_what_was_done_that_is_said(new: Callable[..., Any]) -> None:
     """The records cannot be read any more: a person must look, and it counts for every model that it was reserved for."""
     world = new()
