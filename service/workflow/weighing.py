@@ -336,15 +336,16 @@ def told_unknown(member: Member) -> str:
 
 
 def tell_besides(parts: Parts, incident: Incident) -> None:
-    """Data were kept out, and other rows harm as well: they stay, and somebody must know."""
-    found = [(member.model, member.besides) for member in incident.concerned if member.besides]
-    if not found:
+    """Data were kept out, and other rows harm as well, or nobody knows whether they do: they stay, and somebody must know."""
+    harm = [f"{one.besides} of {one.model}" for one in incident.concerned if one.besides]
+    unknown = [told_unknown(one) for one in incident.concerned if one.unknown]
+    if not harm and not unknown:
         return
-    told = ", ".join(f"{count} of {model}" for model, count in found[:WINDOWS_TOLD_MAX])
-    reason = f"other windows harm as well, and were not kept out: {told}"
+    told = [f"other windows harm as well, and were not kept out: {', '.join(harm[:WINDOWS_TOLD_MAX])}"] if harm else []
+    reason = "; ".join([*told, *unknown[:WINDOWS_TOLD_MAX]])
     incident.note(parts.clock, "result", reason, SERVICE)
     parts.notifier.notify(
-        f"drift of other rows stands on {incident.model}",
+        f"drift of other rows {'stands' if harm else 'may stand'} on {incident.model}",
         f"{reason}\ndriftwarden incidents show {incident.id}",
         key=f"{incident.id}:besides",
         fields={"incident": incident.id, "correlation_id": incident.correlation_id},

@@ -267,6 +267,17 @@ def test_other_rows_that_harm_beside_those_kept_out_are_told_of(world: Any) -> N
     assert any(line["summary"] == told for line in incident.timeline)
 
 
+def test_rows_of_which_nobody_knows_beside_those_kept_out_are_told_of(world: Any) -> None:
+    """The worst that could be read is kept out: what could not be read ends with the incident, and not in silence."""
+    world.script.candidates, world.script.root_cause = QUARANTINE, RootCause.MISSING_VALUES
+    tell(world, "bad.csv", at=-3)
+    tell(world, "broken.csv", "no table", source="another", at=-2)
+    world.run()
+    incident = world.only()
+    assert (spoken(world), incident.state, incident.concerned[0].besides) == ("bad.csv", "resolved", 0)
+    assert "what m loses on 1 other window is not known (" in world.silent.messages[f"{incident.id}:besides"]
+
+
 def test_what_is_said_to_harm_does_not_outshout_what_harms(world: Any) -> None:
     """A loss that only its producer reports, however large, comes after one that was measured."""
     tell(world, "harm.csv")
