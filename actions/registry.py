@@ -164,7 +164,7 @@ class MlflowRegistry:
             if not self.has_version(model, version):
                 raise Refused(f"`{model.registered_model}` has no ready version {version}: the champion was not moved")
             lock.check()
-            current = self.champion(model)
+            current = self._behind(model, CHAMPION, guards=True)
             if current == version:
                 return
             if current != expected:
@@ -177,14 +177,14 @@ class MlflowRegistry:
         """Point the alias `challenger` at `version` and read it back; raises as `set_champion`."""
         with self._lock:
             lock.check()
-            if self.challenger(model) != version:
+            if self._behind(model, CHALLENGER, guards=True) != version:
                 self._set_alias(model, CHALLENGER, version)
 
     def drop_challenger(self, model: WatchedModel, version: int, *, lock: Lease) -> None:
         """Take the alias `challenger` off a version that is the champion now; any other challenger stays."""
         with self._lock:
             lock.check()
-            if self.challenger(model) == version:
+            if self._behind(model, CHALLENGER, guards=True) == version:
                 with self._open() as client:
                     client.delete_registered_model_alias(_name(model), CHALLENGER)
 
@@ -221,17 +221,18 @@ class MlflowRegistry:
     def _set_alias(self, model: WatchedModel, alias: str, version: int) -> None:
         with self._open() as client:
             client.set_registered_model_alias(_name(model), alias, str(version))
-        got = self._behind(model, alias)
+        got = self._behind(model, alias, guards=True)
         if got != version:
             raise AskHuman(
                 f"alias `{alias}` of `{model.registered_model}` was set to version {version} and reads back as {got}"
             )
 
-    def _behind(self, model: WatchedModel, alias: str) -> int | None:
-        """The version behind an alias, or None; always asked anew, for effects are guarded by it."""
+    def _behind(self, model: WatchedModel, alias: str, *, guards: bool = False) -> int | None:
+        """The version behind an alias, or None; always asked anew. `guards`: an alias moves by what it says, so that MLflow's
+        API says it, whatever its tables hold."""
         try:
             with self._open() as client:
-                if (version := read_alias(client, _name(model), alias)) is not None:
+                if not guards and (version := read_alias(client, _name(model), alias)) is not None:
                     return version
                 return int(client.get_model_version_by_alias(_name(model), alias).version)
         except (NotFound, GiveUp):

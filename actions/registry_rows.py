@@ -2,8 +2,8 @@
 to ask for them.
 
 MLflow's API makes an object of every row, and for the aliases of every version that there ever was. The tables are no API:
-another store than the one of 3.17, workspaces, tables of another form, or a row that is not there give None, and the API is
-asked. What is read is what is committed, of the database that is written to: nothing is remembered.
+another MLflow than 3.17, another store, workspaces, tables of another form, or a row that is not there give None, and the
+API is asked. What is read is what is committed, of the database that is written to: nothing is remembered.
 """
 
 import logging
@@ -16,6 +16,7 @@ Answer = TypeVar("Answer")
 Ask = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 
 _WORKSPACE = "default"
+_KNOWN = "3.17."  # what the tables mean was read in this one; another may answer the same questions otherwise
 _VERSIONS = """
 SELECT version, creation_time, run_id FROM model_versions
 WHERE workspace = :workspace AND name = :name AND current_stage <> 'Deleted_Internal' ORDER BY version DESC LIMIT :most
@@ -69,7 +70,10 @@ def _read(client: Any, read: Callable[[Ask], Answer]) -> Answer | None:
     try:
         import sqlalchemy
         from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+        from mlflow.version import VERSION
     except ImportError:
+        return None
+    if not VERSION.startswith(_KNOWN):
         return None
     try:
         store = client._get_registry_client().store  # noqa: SLF001

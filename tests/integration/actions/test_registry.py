@@ -107,6 +107,21 @@ def test_the_champion_moves_only_from_where_it_is_expected(world: Any) -> None:
     assert world.registry.champion(world.model) == 2
 
 
+def test_no_alias_moves_by_what_the_tables_say(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables that answer otherwise than MLflow's API move nothing and keep nothing back; those of another MLflow are not read."""
+    wrong = "SELECT 7 FROM registered_model_aliases WHERE workspace = :workspace AND name = :name AND :alias <> ''"
+    monkeypatch.setattr("driftwarden.actions.registry_rows._BEHIND", wrong)
+    world.register()
+    assert world.registry.champion(world.model) == 7
+
+    with pytest.raises(Refused, match="is version 1, expected 7"):
+        world.registry.set_champion(world.model, 2, expected=7, lock=world.lease)
+    world.registry.set_champion(world.model, 2, expected=1, lock=world.lease)
+
+    monkeypatch.setattr("mlflow.version.VERSION", "3.18.0")
+    assert world.registry.champion(world.model) == 2
+
+
 def test_a_record_that_is_not_ours_asks_a_human(world: Any) -> None:
     """A tag that somebody wrote over is never taken for an effect, nor for its absence."""
     from mlflow import MlflowClient
