@@ -138,10 +138,11 @@ class ChromaKnowledge:
                 return
             try:
                 self._whole(self._write)
-            except Error as error:  # they stay in the records, and go on waiting for the next that comes
+            except (Error, OSError) as error:  # they stay in the records, and go on waiting for the next that comes
+                # OSError: a full disk, on which a damaged index cannot be set aside either.
                 if self._over.is_set():
                     return
-                log.warning("knowledge index: %s", error.diagnostics())
+                log.warning("knowledge index: %s", error.diagnostics() if isinstance(error, Error) else error)
 
     def _write(self) -> None:
         """Write what waits into the index."""

@@ -1,5 +1,7 @@
 """Incidents are found as soon as they are told, and written into the index several at once."""
 
+import errno
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from driftwarden.contracts.ports import PastIncident
 from driftwarden.errors import Retry
 from driftwarden.knowledge import ChromaKnowledge, MemoryRecordStore, base
-from driftwarden.knowledge.index import ChromaIndex, IndexDamaged
+from driftwarden.knowledge.index import ChromaIndex, IndexDamaged, IndexFolder
 from driftwarden.knowledge.passages import Passage, incident_passage
 from driftwarden.knowledge.waiting import FULL, WAITING_MAX, Waiting
 
@@ -97,6 +99,36 @@ def test_what_cannot_be_written_goes_on_waiting(
             knowledge.entries()
     assert _found(knowledge) == [incident.id]
     assert [entry.id for entry in knowledge.entries(kind="incident")] == [incident.id]
+    knowledge.close()
+
+
+def test_a_full_disk_does_not_end_the_writing(
+    folder: Path, records: MemoryRecordStore, incident: PastIncident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where not even the damaged index can be set aside, the thread that writes lives on and writes once there is room."""
+    monkeypatch.setattr(base, "WRITE_AFTER_S", 0.0)
+    knowledge = ChromaKnowledge(folder, records)
+    tried = threading.Event()
+
+    def full(*arguments: Any) -> None:
+        del arguments
+        raise IndexDamaged("no space left")
+
+    def nowhere(*arguments: Any) -> None:
+        del arguments
+        tried.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ChromaIndex, "put", full)
+        patched.setattr(IndexFolder, "set_aside", nowhere)
+        knowledge.record_incident(incident)
+        assert tried.wait(60)
+    assert knowledge._writer is not None
+    knowledge.record_incident(incident.model_copy(update={"id": "inc-next"}))
+    while knowledge._waiting.all() and knowledge._writer.is_alive():
+        knowledge._writer.join(0.01)
+    assert knowledge._writer.is_alive()
     knowledge.close()
 
 
