@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from driftwarden.keyfile import give_to_owner
 NOTES_FOLDER = "checkpoints"
 UNWRITABLE_MARK = "unwritable"
 # Each write returns as if fdatasync had followed it (POSIX, synchronised I/O data integrity): one wait instead of two.
-DURABLE = getattr(os, "O_DSYNC", 0)
+# Other systems know the flag, too, but not all of them keep what it says: there a sync follows each write.
+DURABLE = os.O_DSYNC if sys.platform == "linux" else 0
 _CHUNK_BYTES = 1 << 18  # what is read stays in the processor's cache until it is hashed
 _NEWLINE = 0x0A
 

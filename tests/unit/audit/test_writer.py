@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_a_record_is_on_disk_when_append_returns(tmp_path: Path, actor: Actor) -
     durable: list[bytes] = []
 
     def write(handle: int, data: bytes) -> None:
-        assert fcntl.fcntl(handle, fcntl.F_GETFL) & files.DURABLE == files.DURABLE != 0
+        assert fcntl.fcntl(handle, fcntl.F_GETFL) & files.DURABLE == files.DURABLE
         write_durably(handle, data)
         durable.append(data)
 
@@ -69,6 +70,14 @@ def test_where_a_write_is_not_durable_by_itself_a_sync_follows(tmp_path: Path, m
         for data in (b"1", b"23"):
             write_durably(file.fileno(), data)
     assert synced == [1, 3]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_the_flag_counts_where_it_is_known_to_be_kept(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Linux each write is its own sync; elsewhere O_DSYNC is not relied on, though the system knows it."""
+    assert files.__file__ is not None
+    monkeypatch.setattr(sys, "platform", platform)
+    assert runpy.run_path(files.__file__)["DURABLE"] == (os.O_DSYNC if platform == "linux" else 0)
 
 
 def test_many_threads_share_syncs_and_keep_one_chain(
