@@ -136,7 +136,8 @@ def _heard(parts: Parts, incident: Incident, what: str, payload: object) -> Sign
 
 
 def _record(parts: Parts, incident: Incident, said: SignedRequest, actor: Actor, state: State) -> None:
-    incident.audit["approval"] = parts.audit.append(
+    # Not the incident's own approval: what was approved and waits is still allowed by that one, whatever else is asked.
+    parts.audit.append(
         "approval",
         {
             "verdict": f"{said.what}_requested",

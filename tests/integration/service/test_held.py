@@ -71,6 +71,20 @@ def test_it_waits_with_its_approval_and_is_done_afterwards(
     assert intent["causation"] == approved["@hash"]
 
 
+def test_what_is_asked_in_vain_meanwhile_is_not_what_allowed_it(asked: World) -> None:
+    """Somebody asks for a candidate that there is not: the effect's intent still names the answer that was signed."""
+    halt(asked)
+    asked.approve()
+    asked.run()
+    asked.ask("choose", "bob", candidate="c9", approval=asked.only().asked)
+    asked.run()
+    asked.parts.halts.resume(None)
+    looks(asked, 1)
+    assert (asked.only().state, verdicts(asked)) == ("verifying", ["requested", "approved", "choose_requested"])
+    (intent,) = asked.records("intent")
+    assert intent["causation"] == asked.records("approval")[1]["@hash"]
+
+
 def test_a_halt_that_was_there_from_the_beginning_is_waited_out_too(world: World) -> None:
     """Asked under a halt, signed under it: no signature lifts it, and one signature is enough."""
     halt(world)
