@@ -119,17 +119,18 @@ def replaces(
 ) -> bool:
     """Whether `newer`, of which `seen` was measured, speaks in the place of `older`.
 
-    Both are of one source, held against the same reference, and `newer` was measured by the service itself, on at least half as
-    many rows as the older has (of which at most `rows_max` would be measured): a handful proves nothing. That it is later
-    is borne out by its rows: their own times, or where the model's rows have none (`timed`) the order of the history's files.
+    Both are of one source, held against the same reference, and `newer` was measured by the service itself with labels (an
+    estimate sees no harm from a changed relation), on at least half as many rows as the older has (of which at most `rows_max`
+    would be measured; as many as that, where its event does not say): a handful proves nothing. That it is later is borne
+    out by its rows: their own times, or where the model's rows have none (`timed`) the order of the history's files.
     """
-    if seen is None or loss_of(seen) is None or not is_own(seen):
+    if seen is None or loss_of(seen) is None or seen.performance.get("basis") != "measured":
         return False
     alike = newer.event.source == older.event.source and _reference_of(newer.data) == _reference_of(older.data)
     if not alike or moment_of(newer.event) <= moment_of(older.event):
         return False
-    rows = seen.performance.get("labelled_rows" if seen.performance["basis"] == "measured" else "rows_current") or 0
-    if rows < max(ROWS_MIN, min(older.window.get("rows") or 0, rows_max) / 2):
+    rows = seen.performance.get("labelled_rows") or 0
+    if rows < max(ROWS_MIN, min(older.window.get("rows") or rows_max, rows_max) / 2):
         return False
     if not timed:
         places = [position(one.uri) if one.uri else None for one in (older, newer)]
