@@ -64,9 +64,10 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"a person must look: {error.diagnostics()}")
     except (Refused, GiveUp) as error:
-        _book_part(parts, incident)
-        # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back.
+        # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back, and is
+        # booked then, whole; a part of it that stood in the log already would be taken for all of it.
         parts.registry.champion(request.model)
+        _book_part(parts, incident)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
     return _done(parts, incident, request, result)

@@ -175,6 +175,7 @@ def test_an_effect_that_fails_because_the_registry_went_away_is_looked_up_first(
     world.run()
     world.later(minutes=10)
     assert world.only().state == "executing"
+    assert world.records("result") == [], "nothing is booked yet that would be taken for the whole of it"
     monkeypatch.setattr(action, "execute", execute)
     registry.down = False
     world.later(minutes=10)
