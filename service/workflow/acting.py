@@ -52,8 +52,12 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     result = action.lookup(request)
     if result is None and resumed:
         return _intend_anew(parts, incident)
-    if result is not None and resumed and result.data.get("missing") and not _may_go_on(parts, incident):
-        return _done(parts, incident, request, result)  # what happened is booked, and no more of it happens
+    if result is not None and resumed and result.data.get("missing"):
+        if parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None:
+            # Whoever died had told already what was done of it: that is all that this intent stands for in the log.
+            return give_up(parts, incident, f"came to no end: {result.detail}")
+        if not _may_go_on(parts, incident):
+            return _done(parts, incident, request, result)  # what happened is booked, and no more of it happens
     try:
         if result is None:
             action.precheck(request)

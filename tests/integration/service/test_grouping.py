@@ -273,8 +273,12 @@ def test_after_a_halt_no_more_of_it_happens_and_what_did_is_booked_and_undone(ne
     assert [world.parts.floor.quarantined(model) for model in MODELS] == [frozenset()] * 3
 
 
-def test_what_happened_before_an_effect_failed_is_booked_and_undone(new: Callable[..., Any]) -> None:
-    """Two of three are kept out, then nobody can tell what a record says: a person must look, and may take the two back."""
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_happened_before_an_effect_failed_is_booked_and_undone(new: Callable[..., Any], dies: bool) -> None:
+    """Two of three are kept out, then nobody can tell what a record says: a person must look, and may take the two back.
+
+    Also where its process dies once that is in the log, before it is committed: no more of it happens unrecorded.
+    """
     world = new()
     for model in MODELS:
         drift(world, model)
@@ -285,10 +289,21 @@ def test_what_happened_before_an_effect_failed_is_booked_and_undone(new: Callabl
         if len(seen) == 2:
             raise AskHuman("a record cannot be read")
 
+    def die(where: str) -> None:
+        if where == "stepped:executing" and world.records("result"):
+            raise Crash(where)
+
     parts = world.actions[ActionName.QUARANTINE_DATA]._parts
     parts.on_step = staticmethod(fail)
-    world.run()
+    if dies:
+        with pytest.raises(Crash):
+            world.run(world.worker(fail_point=die))
+        parts.on_step = staticmethod(lambda name: None)
+        world.restart()
+    else:
+        world.run()
     assert (world.only().state, world.only().result.data["missing"]) == ("failed", ["c"])
+    assert len(world.records("result")) == 1
     assert set(kept_out(world)) == {"a", "b"}
     assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
     (entry,) = world.parts.ledger.entries().values()
