@@ -12,9 +12,7 @@ from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.members import harmed, named
 from driftwarden.service.workflow.parts import SERVICE, Parts
-
-# Figures that the service came to itself; what is `reported` is a producer's word, which binds nobody whose loss was measured.
-_OWN_BASIS = frozenset({"measured", "estimated"})
+from driftwarden.service.workflow.windows import OWN_BASIS
 
 
 def part(parts: Parts, incident: Incident, raws: Sequence[str]) -> int | None:
@@ -49,5 +47,5 @@ def part(parts: Parts, incident: Incident, raws: Sequence[str]) -> int | None:
 def _losing(incident: Incident) -> set[str]:
     """Names of those that measurably lose; where that was measured of none, of those that are reported to."""
     told = set(harmed(incident))
-    own = {one.model for one in incident.members if one.performance.get("basis") in _OWN_BASIS}
+    own = {one.model for one in incident.members if one.performance.get("basis") in OWN_BASIS}
     return told & own or told

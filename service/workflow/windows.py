@@ -20,7 +20,7 @@ LOSS_MIN = 0.005
 # Fewer rows than this prove no model well.
 ROWS_MIN = 50
 # Figures that the service came to itself; what is `reported` is a producer's word.
-_OWN_BASIS = frozenset({"measured", "estimated"})
+OWN_BASIS = frozenset({"measured", "estimated"})
 
 # The place of a file in the model's history, for models whose rows have no times; None: it is not in it.
 Position = Callable[[str], int | None]
@@ -111,7 +111,7 @@ def loss_of(seen: SeenWindow | None) -> float | None:
 
 def is_own(seen: SeenWindow) -> bool:
     """Whether the service came to the figures itself; what is reported is a producer's word."""
-    return seen.performance.get("basis") in _OWN_BASIS
+    return seen.performance.get("basis") in OWN_BASIS
 
 
 def replaces(
