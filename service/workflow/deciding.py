@@ -18,7 +18,7 @@ from driftwarden.service.workflow.binding import lifts_by_model
 from driftwarden.service.workflow.holding import hold, is_still_held, stopped_by
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.intents import tell_not_done
-from driftwarden.service.workflow.judging import decide, joint_terms
+from driftwarden.service.workflow.judging import decide, joint_terms, would_decide
 from driftwarden.service.workflow.members import named
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reminding import remind
@@ -65,6 +65,8 @@ def carry_on(parts: Parts, incident: Incident, *, approval: dict[str, Any] | Non
         if broken is None:
             withdraw(parts, incident, also_approved=False)
             return State.EXECUTING
+        if approval is not None and would_decide(parts, incident, approval).outcome is Outcome.EXECUTE:
+            return hold(parts, incident, [broken])  # no rule counts it, and the same decision again would say nothing
         # Another worker took the last of a cap between our facts and our reservation: the facts say so now.
         decision = decide(parts, incident, approval=approval)
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)

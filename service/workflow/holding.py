@@ -1,7 +1,8 @@
 """What was approved and may not be done yet: the approval stands, and waits for what no signature lifts.
 
 A halt, `enforcement: halt` and another remediation under way cannot be lifted by signing, and a window that its signers did
-not see ends by itself: to ask anew would only use signatures up. So the incident goes on waiting with the approval that it
+not see ends by itself: to ask anew would only use signatures up. The same holds where no rule of the policy counts what is under
+way: the ledger lets nothing run beside it all the same. So the incident goes on waiting with the approval that it
 has, bound to its digest, and looks again and again without a record. Once another answer is to be expected, it is decided
 again, on record and with fresh facts. When the request's time is over before that, the answer is no.
 """
@@ -55,7 +56,19 @@ def hold(parts: Parts, incident: Incident, rules: Sequence[str]) -> State:
 
 def is_still_held(parts: Parts, incident: Incident, held: Sequence[str], approval: dict[str, Any]) -> bool:
     """Whether the very same rules would hold it back now; nothing is written down, for nothing follows."""
-    return stopped_by(would_decide(parts, incident, approval).to_json()) == list(held)
+    decision = would_decide(parts, incident, approval)
+    if decision.outcome is Outcome.EXECUTE:
+        return _stopped_by_ledger(parts, incident) == list(held)
+    return stopped_by(decision.to_json()) == list(held)
+
+
+def _stopped_by_ledger(parts: Parts, incident: Incident) -> list[str]:
+    """What the ledger would name for refusing what every rule lets pass: it bounds a model's actions by itself, too."""
+    counted = parts.ledger.facts_of(incident.id, models=incident.models, now=parts.now_for(incident), caps=parts.caps())
+    running = [of["running_model"] for of in counted.values()]
+    if None in running:
+        return ["unreadable"]
+    return ["concurrency-per-model"] if any(running) else []
 
 
 def rests_s(parts: Parts, incident: Incident) -> float:

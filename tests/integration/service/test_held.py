@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 from fakes.workflow_world import Crash, World
 
+from driftwarden.clock import rfc3339
 from driftwarden.policies import load_policy
 from driftwarden.service.cli.main import run
 from driftwarden.service.signing.roster import revoke
 from driftwarden.service.workflow.holding import HELD_AGAIN_S, stopped_by
+from driftwarden.service.workflow.ledger import Caps
 
 FREEZE = '  windows: [{id: freeze, kind: deny, from: "2026-11-20T08:00:00", to: "2026-11-20T10:00:00"}]\n'
 
@@ -69,6 +72,35 @@ def test_it_waits_with_its_approval_and_is_done_afterwards(
     (intent,) = asked.records("intent")
     (approved,) = [one for one in asked.records("approval") if one["body"]["verdict"] == "approved"]
     assert intent["causation"] == approved["@hash"]
+
+
+@pytest.mark.parametrize("limit", ["", "perModel: 2, "])
+def test_an_action_that_no_rule_counts_is_waited_out(asked: World, limit: str) -> None:
+    """Only the ledger keeps a second action from the model: that is decided and said once, and gone on with at the next look."""
+    text = asked.policy_text().replace("perModel: 1, ", limit)
+    asked.policy.replace(load_policy(text, "policy.yml"))
+    now = rfc3339(asked.clock.now())
+    one = {"model": "m", "action": "rollback", "cost_usd": Decimal(0), "now": now, "caps": Caps()}
+    assert asked.parts.ledger.reserve("inc-other", **one) is None
+    decided = len(asked.records("decision"))
+    asked.approve()
+    asked.run()
+    lines = len(asked.only().timeline)
+    looks(asked)
+    assert (asked.only().state, asked.only().held_back_by) == ("awaiting_approval", ["concurrency-per-model"])
+    assert (len(asked.records("decision")), len(asked.only().timeline)) == (decided + 1, lines)
+
+    halt(asked)  # another reason: on record, once, and once more when it is the first again
+    looks(asked)
+    assert (asked.only().held_back_by, len(asked.records("decision"))) == (["halted"], decided + 2)
+    asked.parts.halts.resume(None)
+    looks(asked)
+    assert (asked.only().held_back_by, len(asked.records("decision"))) == (["concurrency-per-model"], decided + 3)
+
+    asked.parts.ledger.settle("inc-other")
+    looks(asked, 1)
+    assert (asked.only().state, len(asked.plant.moves)) == ("verifying", 1)
+    assert verdicts(asked) == ["requested", "approved"]
 
 
 def test_what_is_asked_in_vain_meanwhile_is_not_what_allowed_it(asked: World) -> None:
