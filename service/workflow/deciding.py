@@ -94,7 +94,7 @@ def _reserve(parts: Parts, incident: Incident) -> str | None:
     candidate = incident.candidate
     assert candidate is not None
     assert incident.decision is not None
-    # What was lifted for one member alone was asked of the others a moment ago, with their own facts.
+    # What was lifted or excused for one member alone was asked of the others a moment ago, with their own facts.
     lifted = {rule for member in incident.concerned for rule in member.lifted}
     return parts.ledger.reserve(
         incident.id,

@@ -49,7 +49,8 @@ class Member(BaseModel):
     says of how many others it is not known what the model loses on them, `unknown_why` why, `besides` on how many of other rows
     it measurably loses as well; `over_since` (RFC 3339): a change since ended all of its drift. `problem`: the event cannot be
     handled; `fault`: its window could not be measured; `spared`: no data is kept out of it, for what it loses itself asks for
-    nothing, or is not known (`judging`). `failing` and `lifted` are ids of rules of the last decision, `decided` its `@hash`.
+    nothing, or is not known (`judging`). `failing` and `lifted` (by people, or by an exception) are ids of rules of the last
+    decision, `decided` its `@hash`.
     """
 
     model_config = ConfigDict(extra="forbid")

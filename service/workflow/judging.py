@@ -195,7 +195,8 @@ def _record(parts: Parts, incident: Incident, answer: Answer, policy_digest: str
     )
     member.outcome, member.failing = decision.outcome.value, sorted(lifted_rules(decision))
     member.spared = answer.spared
-    member.lifted = [rule.id for rule in decision.rules if rule.effect == "lifted"]
+    # What an exception excuses is `not_applicable`: it must not bind in the ledger what it does not bind here.
+    member.lifted = [rule.id for rule in decision.rules if rule.effect == "lifted" or rule.verdict == "not_applicable"]
 
 
 def _told(decision: Decision) -> str:

@@ -50,12 +50,16 @@ class Caps:
     breaker_window_ms: int = 7 * 86_400_000
 
     def without(self, rules: Collection[str]) -> "Caps":
-        """The caps that are left once people have lifted these rules; concurrency cannot be lifted."""
+        """The caps that are left where these rules bind no more: lifted by people, or excused by an exception of the policy.
+
+        People lift no `concurrency-*` (the policy's engine sees to that); that of a model the ledger keeps whatever anybody says.
+        """
         names = {
             "cost-per-day": "per_day",
             "cost-per-model-per-day": "per_model_day",
             "rate-per-model": "rate_model",
             "rate-global": "rate_global",
+            "concurrency-global": "concurrency_global",
         }
         lifted: dict[str, Any] = {names[rule]: None for rule in rules if rule in names}
         return replace(self, **lifted)

@@ -12,6 +12,8 @@ from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import BadInput
+from driftwarden.policies import load_policy
+from driftwarden.service.workflow.ledger import Caps
 
 
 def test_executed_verified_and_learned_from(world: Any) -> None:
@@ -156,6 +158,22 @@ def test_the_day_s_budget_holds(world: Any) -> None:
     assert [one.state for one in world.incidents()] == ["resolved"] * 4 + ["awaiting_approval"]
     assert "cost-per-day" in world.pending().why
     assert world.parts.ledger.spend_usd() == Decimal("20")
+
+
+def test_what_an_exception_excuses_binds_nowhere(world: Any) -> None:
+    """Caps are counted twice, by the policy's facts and where they are reserved: an exception holds for both, no further."""
+    text = world.policy_text().replace('{perDay: "20.00"', '{perDay: "1.00"').replace("global: 3", "global: 1")
+    rates = "    rate: {perModel: {max: 1, window: 24h}, global: {max: 1, window: 24h}, else: escalate}\n"
+    rules = "[cost-per-day, rate-per-model, rate-global, concurrency-global]"
+    excuse = f'{{id: EX-1, rules: {rules}, models: [m], expiresAt: "2026-11-21T00:00:00Z", reason: INC-1}}'
+    world.policy.replace(load_policy(f"{text}{rates}  exceptions: [{excuse}]", "policy.yml"))
+    now, ledger = rfc3339(world.clock.now()), world.parts.ledger
+    ledger.reserve("inc-other", model="n", action="retrain", cost_usd=Decimal(1), now=now, caps=Caps())
+    ledger.reserve("inc-earlier", model="m", action="retrain", cost_usd=Decimal(1), now=now, caps=Caps())
+    ledger.settle("inc-earlier")
+    world.send()
+    world.run()
+    assert (world.only().state, world.only().approval, len(world.plant.moves)) == ("verifying", None, 1)
 
 
 def test_an_event_cannot_name_an_action_or_a_confidence(world: Any) -> None:

@@ -65,7 +65,7 @@ def test_caps_of_a_model_do_not_bind_another(ledger: Ledger) -> None:
 
 
 def test_lifted_caps_bind_no_more_but_concurrency_does() -> None:
-    """People may lift money and rates, never concurrency."""
+    """Money and rates may be lifted or excused, never that one action at a time changes a model."""
     caps = Caps(
         per_day=Decimal(1), per_model_day=Decimal(1), rate_model=(1, 1), rate_global=(1, 1), concurrency_model=1
     )
