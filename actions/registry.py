@@ -57,7 +57,8 @@ class Lease(Protocol):
 class MlflowRegistry:
     """The port `RegistryReader`, and the changes that actions make; mlflow is imported at the first use.
 
-    Every method raises Retry where the server or database is away, GiveUp where it refuses.
+    MLflow's API answers, but for `versions`, and for `champion` where that only `informs`. Every method raises Retry where the
+    server or database is away, GiveUp where it refuses.
     """
 
     def __init__(
@@ -76,8 +77,12 @@ class MlflowRegistry:
         self._client_or_none: Any = None
         self._runs: dict[str, Any] = {}
 
-    def champion(self, model: WatchedModel) -> int | None:
-        """Version behind the alias `champion`, or None."""
+    def champion(self, model: WatchedModel, *, informs: bool = False) -> int | None:
+        """Version behind the alias `champion`, or None, always asked anew; `informs`: no alias moves by the answer."""
+        if informs:
+            with self._open() as client:
+                if (version := read_alias(client, _name(model), CHAMPION)) is not None:
+                    return version
         return self._behind(model, CHAMPION)
 
     def challenger(self, model: WatchedModel) -> int | None:
@@ -164,7 +169,7 @@ class MlflowRegistry:
             if not self.has_version(model, version):
                 raise Refused(f"`{model.registered_model}` has no ready version {version}: the champion was not moved")
             lock.check()
-            current = self._behind(model, CHAMPION, guards=True)
+            current = self._behind(model, CHAMPION)
             if current == version:
                 return
             if current != expected:
@@ -177,14 +182,14 @@ class MlflowRegistry:
         """Point the alias `challenger` at `version` and read it back; raises as `set_champion`."""
         with self._lock:
             lock.check()
-            if self._behind(model, CHALLENGER, guards=True) != version:
+            if self._behind(model, CHALLENGER) != version:
                 self._set_alias(model, CHALLENGER, version)
 
     def drop_challenger(self, model: WatchedModel, version: int, *, lock: Lease) -> None:
         """Take the alias `challenger` off a version that is the champion now; any other challenger stays."""
         with self._lock:
             lock.check()
-            if self._behind(model, CHALLENGER, guards=True) == version:
+            if self._behind(model, CHALLENGER) == version:
                 with self._open() as client:
                     client.delete_registered_model_alias(_name(model), CHALLENGER)
 
@@ -221,19 +226,16 @@ class MlflowRegistry:
     def _set_alias(self, model: WatchedModel, alias: str, version: int) -> None:
         with self._open() as client:
             client.set_registered_model_alias(_name(model), alias, str(version))
-        got = self._behind(model, alias, guards=True)
+        got = self._behind(model, alias)
         if got != version:
             raise AskHuman(
                 f"alias `{alias}` of `{model.registered_model}` was set to version {version} and reads back as {got}"
             )
 
-    def _behind(self, model: WatchedModel, alias: str, *, guards: bool = False) -> int | None:
-        """The version behind an alias, or None; always asked anew. `guards`: an alias moves by what it says, so that MLflow's
-        API says it, whatever its tables hold."""
+    def _behind(self, model: WatchedModel, alias: str) -> int | None:
+        """The version behind an alias, or None, as MLflow's API says, whatever its tables hold: an alias may move by it."""
         try:
             with self._open() as client:
-                if not guards and (version := read_alias(client, _name(model), alias)) is not None:
-                    return version
                 return int(client.get_model_version_by_alias(_name(model), alias).version)
         except (NotFound, GiveUp):
             # What says that there is no such alias differs between stores: only the list of them all tells for sure.

@@ -1,5 +1,5 @@
 """Versions and aliases of a registered model, read from MLflow's own tables where those are at hand: a tenth of what it costs
-to ask for them.
+to ask for them. Only what informs is read here: no alias moves by it.
 
 MLflow's API makes an object of every row, and for the aliases of every version that there ever was. The tables are no API:
 another MLflow than 3.17, another store, workspaces, tables of another form, or a row that is not there give None, and the

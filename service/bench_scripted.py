@@ -52,9 +52,9 @@ class AtOnce:
         measures["performance"] = measures["performance"].model_copy(update=loss)
         return {name: measure.model_dump(mode="json") for name, measure in measures.items()}
 
-    def champion(self, model: WatchedModel) -> int:
+    def champion(self, model: WatchedModel, *, informs: bool = False) -> int:
         """Always the first."""
-        del model
+        del model, informs
         return 1
 
 

@@ -195,8 +195,12 @@ class Comparer(Protocol):
 class RegistryReader(Protocol):
     """The model registry, read-only."""
 
-    def champion(self, model: WatchedModel) -> int | None:
-        """Version behind the alias `champion`, or None."""
+    def champion(self, model: WatchedModel, *, informs: bool = False) -> int | None:
+        """Version behind the alias `champion`, or None.
+
+        An alias may move, or not, by the answer: the registry itself gives it. Only where it `informs` (a fact that is
+        told, a report) may it come from wherever it is cheapest to read.
+        """
         ...
 
     def challenger(self, model: WatchedModel) -> int | None:
@@ -204,7 +208,7 @@ class RegistryReader(Protocol):
         ...
 
     def versions(self, model: WatchedModel, limit: int = 10) -> list[JsonObject]:
-        """Versions, newest first (as `CaseFile.registry_history`)."""
+        """Versions, newest first (as `CaseFile.registry_history`); it only informs."""
         ...
 
     def find_by_key(self, model: WatchedModel, idempotency_key: str) -> int | None:

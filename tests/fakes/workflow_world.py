@@ -92,8 +92,9 @@ class Plant:
     done: dict[str, EffectResult] = field(default_factory=dict)
     die_at: Callable[[str], None] = lambda where: None
 
-    def champion(self, model: WatchedModel) -> int | None:
+    def champion(self, model: WatchedModel, *, informs: bool = False) -> int | None:
         """Version in force."""
+        del informs
         return self.champions.get(model.name)
 
     def challenger(self, model: WatchedModel) -> int | None:

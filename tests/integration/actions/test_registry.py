@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from driftwarden.actions.registry import KEY_TAG, MlflowRegistry, first_open
+from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import AskHuman, BadInput, Refused
 
@@ -48,13 +49,12 @@ def test_the_tables_tell_what_the_api_tells(world: Any, monkeypatch: pytest.Monk
     told = world.registry.versions(world.model, 3)
     assert [one["version"] for one in told] == [4, 3, 2]
     assert [one["was_champion"] for one in told] == [False, False, True]
-
-    assert (world.registry.champion(world.model), world.registry.challenger(world.model)) == (1, None)
+    assert world.registry.champion(world.model, informs=True) == world.registry.champion(world.model) == 1
 
     for query in ("_ALIASES", "_BEHIND"):
         monkeypatch.setattr(f"driftwarden.actions.registry_rows.{query}", "SELECT nothing FROM nowhere")
     assert world.registry.versions(world.model, 3) == told
-    assert (world.registry.champion(world.model), world.registry.challenger(world.model)) == (1, None)
+    assert world.registry.champion(world.model, informs=True) == 1
 
 
 def test_metrics_come_from_the_run(world: Any) -> None:
@@ -112,14 +112,41 @@ def test_no_alias_moves_by_what_the_tables_say(world: Any, monkeypatch: pytest.M
     wrong = "SELECT 7 FROM registered_model_aliases WHERE workspace = :workspace AND name = :name AND :alias <> ''"
     monkeypatch.setattr("driftwarden.actions.registry_rows._BEHIND", wrong)
     world.register()
-    assert world.registry.champion(world.model) == 7
+    assert (world.registry.champion(world.model, informs=True), world.registry.champion(world.model)) == (7, 1)
 
     with pytest.raises(Refused, match="is version 1, expected 7"):
         world.registry.set_champion(world.model, 2, expected=7, lock=world.lease)
     world.registry.set_champion(world.model, 2, expected=1, lock=world.lease)
 
+    assert world.registry.champion(world.model, informs=True) == 7
     monkeypatch.setattr("mlflow.version.VERSION", "3.18.0")
-    assert world.registry.champion(world.model) == 2
+    assert world.registry.champion(world.model, informs=True) == 2
+
+
+@pytest.mark.parametrize("name", [ActionName.ROLLBACK, ActionName.RETRAIN])
+def test_an_action_that_moves_an_alias_does_not_look_at_the_tables(
+    world: Any, monkeypatch: pytest.MonkeyPatch, name: ActionName
+) -> None:
+    """Given tables that still name an old champion, it is checked, done, looked up and undone by what MLflow's API says."""
+    world.action(ActionName.RETRAIN).execute(world.request(ActionName.RETRAIN))
+    looked = []
+
+    def stale(client: Any, registered: str, alias: str) -> int:
+        looked.append((registered, alias))
+        return 1
+
+    monkeypatch.setattr("driftwarden.actions.registry.read_alias", stale)
+    action, request = world.action(name), world.request(name)
+
+    action.precheck(request)
+    done = action.execute(request)
+    assert (done.before, world.registry.champion(world.model)) == (3, done.after)
+    assert action.lookup(request).after == done.after
+    assert action.undo(request, done).after == 3
+    assert world.registry.champion(world.model) == 3
+    assert looked == []
+    assert world.registry.champion(world.model, informs=True) == 1
+    assert looked == [(world.model.registered_model, "champion")]
 
 
 def test_a_record_that_is_not_ours_asks_a_human(world: Any) -> None:

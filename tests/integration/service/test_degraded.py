@@ -31,13 +31,13 @@ class Registry:
         self.plant, self.breaker = world.plant, world.parts.breakers.mlflow
         self.down, self.asked = False, 0
 
-    def champion(self, model: Any) -> int | None:
+    def champion(self, model: Any, *, informs: bool = False) -> int | None:
         """As the plant says, where it can be asked."""
         with self.breaker.call():
             self.asked += 1
             if self.down:
                 raise Retry("connection refused")
-            return self.plant.champion(model)
+            return self.plant.champion(model, informs=informs)
 
     def versions(self, model: Any, limit: int = 10) -> list[dict[str, Any]]:
         """Nobody asks."""
