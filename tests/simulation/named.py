@@ -21,6 +21,7 @@ from driftwarden.stream.client import connect
 TESTS = Path(__file__).parents[1]
 MODULES = {
     "store": "integration/workflow/test_store.py",
+    "work": "integration/workflow/test_store_work.py",
     "groups": "integration/workflow/test_groups.py",
     "admitting": "integration/workflow/test_admitting.py",
     "intake": "integration/stream/test_intake.py",
@@ -30,6 +31,8 @@ MODULES = {
     "ledger": "unit/workflow/test_ledger.py",
     "agreement": "unit/workflow/test_policy_agreement.py",
     "guards": "simulation/test_guards.py",
+    "guards_intake": "simulation/test_guards_intake.py",
+    "guards_ledger": "simulation/test_guards_ledger.py",
 }
 
 
