@@ -3,8 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +11,7 @@ from driftwarden.clock import parse_rfc3339, rfc3339
 from driftwarden.contracts.event import parse_event
 from driftwarden.errors import Away, Error, Fenced, LogUnwritable, NotYet, Retry
 from driftwarden.service.workflow import acting, byhand, deciding, ending
-from driftwarden.service.workflow.heart import Hand, Heart, WorkerView, held_books
+from driftwarden.service.workflow.heart import Hand, Pacemaker, WorkerView, held_books
 from driftwarden.service.workflow.holding import rests_s
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
@@ -56,6 +55,7 @@ class Worker:
         self._fail_point = fail_point or (lambda where: None)
         self._stop: threading.Event | None = None
         self._hand: Hand | None = None
+        self._pacemaker = Pacemaker(f"heart {name}")
         self._retired = threading.Event()
         self.fault: str | None = None
 
@@ -110,7 +110,7 @@ class Worker:
         if self._stop is not None and self._stop.is_set():
             self._store.hand_back(claim)
             return False
-        with self._heart(claim) as heart:
+        with self._pacemaker.keep(self._store, claim, interval_s=self._lease_ms / 3000) as heart:
             self._hand, token = Hand(claim, heart, claim.state), current_lease.set(heart)
             try:
                 self._walk(claim)
@@ -143,6 +143,9 @@ class Worker:
         with correlation(incident.correlation_id, incident.id):
             if self._distrusted(claim, incident):
                 return
+            assert self._hand is not None
+            books = held_books(self._parts, self._hand.heart)
+            held = replace(self._parts, verifying=self._store.verifying, **books)
             resumed, asked = True, False
             while True:
                 # A commit brings what was left meanwhile: each word is read before the commit that says it was handled.
@@ -159,7 +162,7 @@ class Worker:
                     self._finish(claim, incident, closing=asked)
                     return
                 before = incident.state
-                after = self._step(claim, incident, resumed=resumed)
+                after = self._step(held, claim, incident, resumed=resumed)
                 if after is None:
                     return  # parked for another try
                 resumed = False
@@ -223,7 +226,7 @@ class Worker:
             incident.state = State.FAILED
         return incident
 
-    def _step(self, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
+    def _step(self, parts: Parts, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
         assert self._hand is not None
         started, name, heart = time.monotonic(), incident.state.value, self._hand.heart
         if is_last(incident.tries, self._parts.settings.service.tries_max):
@@ -232,7 +235,6 @@ class Worker:
         self._hand.at(name)
         kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
-        parts = replace(self._parts, verifying=self._store.verifying, **held_books(self._parts, heart))
         span = self._parts.span(
             f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
         )
@@ -353,15 +355,6 @@ class Worker:
         state = incident.state.value
         log.info("incident %s: %s", state, incident.problem or incident.outcome, extra={"model": incident.model})
         return claim
-
-    @contextmanager
-    def _heart(self, claim: Claim) -> Iterator[Heart]:
-        heart = Heart(self._store, claim, interval_s=self._lease_ms / 3000)
-        heart.start()
-        try:
-            yield heart
-        finally:
-            heart.stop()
 
 
 def _kept(claim: Claim, incident: Incident) -> Kept:

@@ -41,6 +41,7 @@ BACKSTOP_S = 24 * 3600.0
 _ONCE_TTL_MS = 24 * 3600 * 1000
 
 Args = list[Arg]
+_document = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Shard:
         self._crashes_max, self._retry_for_s = parts.crashes_max, parts.retry_for_s
         self._activations = Group(parts.client, keys.activations, GROUP)
         self._next_sweep: dict[str, float] = {}
+        self._held: dict[str, set[str]] = {}  # entries in a consumer's hands, where it is known which
 
     def wake(self, incident: str, why: str, payload: Any = None) -> None:
         """Leave a signal for an incident (also a finished one) and activate it; raises NotFound."""
@@ -109,6 +111,7 @@ class Shard:
         keys = [self.keys.activations, self.keys.wf(claim.incident), self.keys.timers]
         if self._scripts.run("hand_back", keys, about) != b"OK":
             raise Fenced(f"{claim.incident} was taken over")
+        self._settled(claim)
 
     def commit(
         self,
@@ -130,7 +133,7 @@ class Shard:
         k, model, following = self.keys, claim.model, _Following(claim.model)
         last_signal = claim.signals[-1].seq if claim.signals else 0
         token = token or uuid.uuid4().hex
-        content = json.dumps(doc, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        content = _document(doc)
         tokens = [signal.token for signal in handled]
         name = sealed_name(claim.incident, claim.version + 1, state)
         mac = self._seal.mac("incident", name, content) if self._seal else ""
@@ -157,6 +160,8 @@ class Shard:
             if answer == "FENCED":
                 raise Fenced(f"{claim.incident} was taken over")
             following.learn(k, reply)
+        if disposition != "go":
+            self._settled(claim)
         _, version, events, signals, followed_by = reply
         return replace(
             claim,
@@ -184,18 +189,45 @@ class Shard:
         return patiently(lambda: call(*args, **options), for_s=self._retry_for_s)
 
     def _candidates(self, consumer: str, block_ms: int, lease_ms: int) -> Iterator[Entry]:
-        group, after = self._activations, "0"
-        while own := self._ask(group.own, consumer, after=after):
-            yield from own
-            after = own[-1].id
+        yield from self._left_behind(consumer)
         if self.sweep_due(consumer):
             yield from self._of_the_dead(consumer, lease_ms)
-        while fresh := self._ask(group.fresh, consumer, count=1, block_ms=block_ms):
+        while fresh := self._fresh(consumer, block_ms):
             yield from fresh
             block_ms = 0
         yield from self._of_the_dead(consumer, lease_ms)
 
+    def _left_behind(self, consumer: str) -> Iterator[Entry]:
+        """What this consumer was given and did not settle; nobody is asked where that is known to be nothing."""
+        if self._held.get(consumer) == set():
+            return
+        after = "0"
+        while own := self._ask(self._activations.own, consumer, after=after):
+            yield from own
+            after = own[-1].id
+        if after == "0":
+            self._held[consumer] = set()
+
+    def _fresh(self, consumer: str, block_ms: int) -> list[Entry]:
+        held, asked = self._held.pop(consumer, None), 0  # an answer that was lost leaves an entry that nobody knows of
+
+        def ask() -> list[Entry]:
+            nonlocal asked
+            asked += 1
+            return self._activations.fresh(consumer, count=1, block_ms=block_ms)
+
+        found: list[Entry] = self._ask(ask)
+        if held is not None and asked == 1:
+            self._held[consumer] = held | {entry.id for entry in found}
+        return found
+
+    def _settled(self, claim: Claim) -> None:
+        """The script that ended this lease has settled its entry."""
+        if (held := self._held.get(claim.consumer)) is not None:
+            held.discard(claim.entry)
+
     def _of_the_dead(self, consumer: str, lease_ms: int) -> Iterator[Entry]:
+        self._held.pop(consumer, None)
         stale = self._activations.stale(consumer, idle_ms=lease_ms)
         while (entry := self._ask(next, stale, None)) is not None:
             yield entry
