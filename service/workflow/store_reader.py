@@ -51,6 +51,10 @@ class IncidentReader:
             raise self._absent(incident)
         return found[0]
 
+    def words(self, incident: str) -> int:
+        """How many words (signals) an incident is still to hear; raises NotFound."""
+        return int(self._ask(self._client.hlen, self.shards.of_incident(incident).wf(incident, "signals")))
+
     def find(self, prefix: str) -> str:
         """The id of the one incident that begins with `prefix` (`inc-` may be left out); raises NotFound or BadInput."""
         whole = prefix if prefix.startswith("inc-") else f"inc-{prefix}"

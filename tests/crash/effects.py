@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -64,7 +64,7 @@ def _results(history: History, intents: Mapping[str, Record]) -> Iterator[str]:
     for hash, count in Counter(str(one["causation"]) for one in results).items():
         if count > 1:
             yield f"I2 {_intent_name(intents[hash]) if hash in intents else hash[:12]} has {count} results"
-    done: Counter[tuple[str, bool]] = Counter()
+    done: Counter[tuple[str, bool, str]] = Counter()
     for one in results:
         intent, body = intents.get(str(one["causation"])), one["body"]
         if intent is None:
@@ -72,10 +72,13 @@ def _results(history: History, intents: Mapping[str, Record]) -> Iterator[str]:
         elif intent["incident"] != one["incident"] or intent["ts"] > one["ts"]:
             yield f"I2 result {str(one['@hash'])[:12]} of {one['incident']} does not follow its intent"
         if not body.get("cancelled") and not body.get("failed"):
-            done[str(body.get("idempotency_key")), bool(body.get("undo"))] += 1
-    for (key, undo), count in done.items():
+            # Taken back in parts, each is told for its own models.
+            batches = (body.get("data") or {}).get("batches") if body.get("undo") else None
+            for model in batches or [""]:
+                done[str(body.get("idempotency_key")), bool(body.get("undo")), model] += 1
+    for (key, undo, model), count in done.items():
         if count > 1:
-            yield f"I2 effect {key[:12]}{' (undo)' if undo else ''} was told of {count} times"
+            yield f"I2 effect {key[:12]}{' (undo)' if undo else ''}{model and f' on {model}'} was told of {count} times"
 
 
 def _versions_of_registry(history: History, by_key: Mapping[str, Sequence[Record]]) -> Iterator[str]:
@@ -178,30 +181,68 @@ def _as_told(history: History, one: Stored) -> Iterator[str]:
 
 def _state_effects(history: History) -> Iterator[str]:
     """Quarantines and references: what the log says was set, and not taken back, stands under its key, once."""
-    standing: dict[tuple[str, str], list[str]] = {}
+    intents = {str(one["@hash"]): one for one in history.of_type("intent")}
+    results = [
+        (intents[str(one["causation"])], one) for one in history.of_type("result") if one["causation"] in intents
+    ]
+    happened = [(intent, one) for intent, one in results if not one["body"].get("cancelled")]
+    meant = {str(one["body"].get("idempotency_key")) for one in intents.values()}
+    yield from _quarantines(history, meant, happened)
+    standing: dict[str, list[str]] = {}
+    for key, value in history.dump.other.items():
+        kind, _, model = key.rpartition(":")
+        if kind.rpartition(":")[2] == "reference" and isinstance(value, str):
+            standing[model] = [str(one) for one in unsealed(value).get("keys", [])]
+    undone = {str(one["body"].get("idempotency_key")) for _, one in happened if one["body"].get("undo")}
+    for intent, one in happened:
+        body, key = one["body"], str(one["body"].get("idempotency_key"))
+        if body.get("action") != "refresh_reference" or body.get("undo") or key in undone:
+            continue
+        count, wanted = standing.get(str(intent["body"].get("model")), []).count(key), int(bool(body.get("changed")))
+        if count != wanted:
+            yield f"I2 refresh_reference {key[:12]} of {one['incident']} stands {count} times, expected {wanted}"
+    for model, keys in standing.items():
+        for key in keys:
+            if key.removesuffix(".undo") not in meant:
+                yield f"I2 refresh_reference {key[:12]} on {model} was never intended"
+
+
+def _quarantines(history: History, meant: Collection[str], happened: Sequence[tuple[Record, Record]]) -> Iterator[str]:
+    """Batches are kept out for the models that the last result about each says, and no other ones.
+
+    Over several models only the lead's batch is under the key of the intent; the others' name their incident.
+    """
+    standing: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, value in history.dump.other.items():
         kind, _, model = key.rpartition(":")
         if kind.rpartition(":")[2] == "quarantine" and isinstance(value, dict):
-            standing["quarantine_data", model] = [str(unsealed(one).get("key")) for one in value.values()]
-        elif kind.rpartition(":")[2] == "reference" and isinstance(value, str):
-            standing["refresh_reference", model] = [str(one) for one in unsealed(value).get("keys", [])]
-    intents = {str(one["@hash"]): one for one in history.of_type("intent")}
-    results = [one for one in history.of_type("result") if not one["body"].get("cancelled")]
-    undone = {str(one["body"].get("idempotency_key")) for one in results if one["body"].get("undo")}
-    meant = {str(one["body"].get("idempotency_key")) for one in intents.values()}
-    for one in results:
-        body, intent = one["body"], intents.get(str(one["causation"]))
-        action, key = str(body.get("action")), str(body.get("idempotency_key"))
-        if intent is None or action not in {"quarantine_data", "refresh_reference"} or body.get("undo"):
-            continue
-        count = standing.get((action, str(intent["body"].get("model"))), []).count(key)
-        wanted = int(bool(body.get("changed")) and key not in undone)
-        if count != wanted and not (action == "refresh_reference" and key in undone):
-            yield f"I2 {action} {key[:12]} of {one['incident']} stands {count} times, expected {wanted}"
-    for (action, model), keys in standing.items():
+            for record in map(unsealed, value.values()):
+                standing[str(record.get("incident")), model].append(str(record.get("key")))
+    for (incident, model), count in _kept_out(happened).items():
+        if (found := len(standing[incident, model])) != count:
+            yield f"I2 quarantine_data of {incident} on {model} stands {found} times, expected {count}"
+    others = {
+        (str(intent["incident"]), str(model))
+        for intent in history.of_type("intent")
+        for model in intent["body"].get("members") or ()
+    }
+    for of, keys in standing.items():
         for key in keys:
-            if key.removesuffix(".undo") not in meant:
-                yield f"I2 {action} {key[:12]} on {model} was never intended"
+            if of not in others and key not in meant:
+                yield f"I2 quarantine_data {key[:12]} on {of[1]} was never intended"
+
+
+def _kept_out(happened: Sequence[tuple[Record, Record]]) -> dict[tuple[str, str], int]:
+    """By incident and model how many batches are to be kept out, after the last result that changed it."""
+    found: dict[tuple[str, str], int] = {}
+    for intent, one in happened:
+        body = one["body"]
+        if body.get("action") != "quarantine_data" or not body.get("changed"):
+            continue
+        batches = (body.get("data") or {}).get("batches")
+        for model in batches if isinstance(batches, dict) else [str(intent["body"].get("model"))]:
+            found[str(one["incident"]), model] = int(not body.get("undo"))
+    return found
 
 
 def unsealed(text: str) -> dict[str, Any]:

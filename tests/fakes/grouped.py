@@ -84,3 +84,29 @@ def die_after(world: Any, steps: int) -> None:
             raise Crash
 
     world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(die)
+
+
+def always(world: Any, place: int, error: BaseException) -> None:
+    """Whoever does it fails after so many windows, every time."""
+    action, seen = world.actions[ActionName.QUARANTINE_DATA], []
+    execute, undo = action.execute, action.undo
+
+    def step(name: str) -> None:
+        seen.append(name)
+        if len(seen) == place:
+            raise error
+
+    def anew(call: Any) -> Any:
+        def begin(*args: Any) -> Any:
+            seen.clear()
+            return call(*args)
+
+        return begin
+
+    action.execute, action.undo = anew(execute), anew(undo)
+    action._parts.on_step = staticmethod(step)
+
+
+def well(world: Any) -> None:
+    """Nothing fails any more."""
+    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)

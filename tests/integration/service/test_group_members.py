@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.grouped import MODELS, die_after, drift, grouped, kept_out, loose
+from fakes.grouped import MODELS, always, die_after, drift, grouped, kept_out, loose, well
 from fakes.workflow_world import Crash
 
 from driftwarden.contracts.base import ActionName
@@ -137,32 +137,6 @@ def test_a_members_evidence_is_its_own(new: Callable[..., Any]) -> None:
         "b": (3, 3),
         "c": (500, 500),
     }
-
-
-def always(world: Any, place: int, error: BaseException) -> None:
-    """Whoever does it fails after so many windows, every time."""
-    action, seen = world.actions[ActionName.QUARANTINE_DATA], []
-    execute, undo = action.execute, action.undo
-
-    def step(name: str) -> None:
-        seen.append(name)
-        if len(seen) == place:
-            raise error
-
-    def anew(call: Any) -> Any:
-        def begin(*args: Any) -> Any:
-            seen.clear()
-            return call(*args)
-
-        return begin
-
-    action.execute, action.undo = anew(execute), anew(undo)
-    action._parts.on_step = staticmethod(step)
-
-
-def well(world: Any) -> None:
-    """Nothing fails any more."""
-    world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)
 
 
 @pytest.mark.parametrize("how", ["tries", "crashes"])
