@@ -113,7 +113,7 @@ def _views(name: str | None = None) -> list[dict[str, Any]]:
     with open_redis(settings) as client:
         history = MetricHistory(client, settings.redis.prefix, open_seal(settings))
         for model in watched:
-            windows = history.last(model.name, 10)
+            windows = history.windows(model.name, 10)
             views.append(
                 {
                     "name": model.name,

@@ -54,14 +54,14 @@ class LiveCase:
         """How many rows `recent` means, and since when (a time, or a row's position) the model has been worse."""
         bounds, window = self._parts.settings.rehearsal, self._incident.event.get("window") or {}
         rows = max(bounds.recent_rows_min, bounds.recent_windows * int(window.get("rows") or 0))
-        first = since_when(self._incident, self._parts.metrics.last(self._model.name, HISTORY_WINDOWS_MAX))
+        first = since_when(self._incident, self._parts.metrics.windows(self._model.name, HISTORY_WINDOWS_MAX))
         if self._model.time_column is not None or first is None:
             return {"recent_rows": rows, "since": first}
         selection = ModelRows(self._parts.settings, self._model, self._parts.quarantined(self._model.name))
         try:
             return {
                 "recent_rows": rows,
-                "since": selection.position_of(first, self._parts.metrics.last(self._model.name)),
+                "since": selection.position_of(first, self._parts.metrics.windows(self._model.name)),
             }
         except BadInput:
             return {"recent_rows": rows, "since": None}
@@ -96,7 +96,7 @@ class LiveCase:
 
     def metric_history(self, limit: int = 20) -> list[dict[str, Any]]:
         """Earlier windows, newest last."""
-        return self._parts.metrics.last(self._model.name, limit)
+        return self._parts.metrics.windows(self._model.name, limit)
 
     def registry_history(self, limit: int = 10) -> list[dict[str, Any]]:
         """Versions, newest first."""
@@ -106,7 +106,7 @@ class LiveCase:
         """Actions on this model, batches in quarantine and the reference in force, newest last."""
         changes: list[dict[str, Any]] = [
             {"what": "action", "incident": incident, **entry}
-            for incident, entry in self._parts.ledger.entries().items()
+            for incident, entry in self._parts.ledger.entries([self._model.name]).items()
             if self._model.name in {entry["model"], *entry.get("models", ())} and incident != self._incident.id
         ]
         changes.sort(key=lambda change: change["at"])
@@ -179,7 +179,7 @@ def _span(answer: dict[str, Any]) -> tuple[str | None, str | None]:
 def since_when(incident: Incident, history: list[dict[str, Any]]) -> str | None:
     """Start of the first of the latest unbroken run of worse windows, this incident's own included; None: not known.
 
-    `history` as `MetricHistory.last` gives it; a window is worse where its value is 2 % or more below its reference.
+    `history` as `MetricHistory.windows` gives it; a window is worse where its value is 2 % or more below its reference.
     """
     starts = [str(window["start"]) for window in [incident.event.get("window") or {}] if window.get("start")]
     if not starts:

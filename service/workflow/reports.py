@@ -87,7 +87,7 @@ def _measure(parts: Parts, model: WatchedModel, found: Sequence[tuple[bytes, Win
         if score is not None and score["value"] is not None:
             told = {"value": score["value"], "rows": score["rows"], "metric": model.metric, "basis": "measured"}
             figure |= told | {"version": version}
-        parts.metrics.measured(model.name, raw, window | figure)
+        parts.metrics.measured(model.name, raw, window | figure, rows_max=parts.settings.data.measure_rows_max)
 
 
 def _rows(parts: Parts, model: WatchedModel, window: Window) -> RowSelection | None:

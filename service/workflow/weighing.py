@@ -68,7 +68,7 @@ def let_speak(member: Member, event: DriftEvent) -> None:
 
 def windows_by_model(parts: Parts, incident: Incident, events: Sequence[DriftEvent]) -> dict[str, list[Told]]:
     """The windows that the events tell of, by model, with what is over of them; sets `over_since` of the members."""
-    entries, found = parts.ledger.entries(), by_model(events)
+    entries, found = parts.ledger.entries([one.model for one in incident.concerned]), by_model(events)
     told: dict[str, list[Told]] = {}
     for member in incident.concerned:
         model = parts.settings.models.get(member.model)
@@ -300,6 +300,7 @@ def remember_window(parts: Parts, incident: Incident, performance: dict[str, Any
             "reference": performance.get("reference"),
             "drift_share": incident.event.get("drift_share"),
             "incident": incident.id,
+            "labelled": performance.get("basis") == "measured",
         },
     )
 

@@ -103,6 +103,69 @@ def test_a_process_that_dies_between_keeping_and_acknowledging_loses_nothing(
     assert (scored, len(world.records("event")), len(world.parts.metrics.last("m"))) == ([["w.csv"]], 1, 1)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_report_and_an_incident_of_one_window_take_nothing_from_each_other(
+    world: World, scored: list[list[str]], first: bool
+) -> None:
+    """Whichever comes first: the report goes on waiting, is measured, and can be verified by; the history shows one window."""
+    process, take = serving(world)
+    end, history = ago(world, minutes=1), world.parts.metrics
+    own = {"end": end, "metric": "accuracy", "value": "0.7", "reference": "0.9", "incident": "inc-1", "labelled": True}
+    if first:
+        history.record("m", own)
+    world.report(uri=str(world.data / "w.csv"), end=end)
+    take()
+    if not first:
+        history.record("m", own)
+    history.record("m", own | {"value": None, "labelled": False})  # its rows could not be read another time
+    while process.measure_reported():
+        pass
+    (reported,) = [one for one in history.last("m") if one.get("basis")]
+    assert (reported["basis"], reported["value"], reported["uri"].rpartition("/")[2]) == ("measured", "0.9", "w.csv")
+    assert (scored, history.last("m", 1)) == ([["w.csv"]], history.last("m"))
+    (window,) = history.windows("m")
+    assert {name: window[name] for name in own if name != "labelled"} == {
+        k: v for k, v in own.items() if k != "labelled"
+    }
+
+
+def test_only_what_was_measured_takes_the_place_of_a_report(world: World) -> None:
+    """Not another source's, not a bare word, not a handful of rows; a later file of the same source, once it was measured."""
+    history, end = world.parts.metrics, ago(world, minutes=1)
+
+    def told(source: str, uri: str | None, rows: int | None = None) -> bool:
+        word = {"end": end, "metric": "accuracy", "value": "0.99", "rows": rows, "basis": "reported", "uri": uri}
+        return history.report("m", word, report=f"{source}{uri}", source=source)
+
+    def measure(uri: str, rows: int) -> None:
+        (found,) = [one for one in history.unmeasured("m", 10) if one[1]["uri"] == uri]
+        assert history.measured("m", found[0], found[1] | {"unmeasured": False, "basis": "measured", "value": "0.6",
+                                                           "rows": rows}, rows_max=1000)  # fmt: skip
+
+    def standing() -> list[tuple[str | None, str]]:
+        return [(one["uri"], one["basis"]) for one in history.last("m")]
+
+    told("monitor", "harm.csv", rows=1000)
+    told("other", "fine.csv", rows=1000)
+    told("monitor", None)
+    measure("harm.csv", 1000)
+    assert sorted(standing(), key=str) == [("fine.csv", "reported"), ("harm.csv", "measured"), (None, "reported")]
+    assert history.windows("m")[0]["value"] == "0.6"
+    told("monitor", "few.csv", rows=499)
+    measure("few.csv", 499)
+    measure("fine.csv", 1000)
+    assert len(standing()) == 4
+    told("monitor", "early.csv")  # is measured last, and turns out to be what the one told after it replaces
+    told("monitor", "late.csv")
+    measure("late.csv", 499)
+    measure("early.csv", 300)
+    assert {uri for uri, _ in standing()} == {"fine.csv", None, "harm.csv", "late.csv"}
+    told("monitor", "whole.csv")
+    measure("whole.csv", 500)
+    assert sorted(standing()) == [("fine.csv", "measured"), ("whole.csv", "measured")]
+    assert not any(told("monitor", uri) for uri in ("harm.csv", None, "few.csv", "early.csv", "late.csv", "whole.csv"))
+
+
 def test_two_processes_do_not_measure_the_same(world: World, scored: list[list[str]]) -> None:
     """One of them measures a model's windows; what is reported meanwhile is not overwritten, and measured after it."""
     process, take = serving(world)
