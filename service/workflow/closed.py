@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from driftwarden.errors import NotFound
 from driftwarden.service.workflow.sharding import Shards
 from driftwarden.service.workflow.store_types import Keys, texts
 from driftwarden.stream.client import patiently
@@ -61,6 +62,30 @@ class Closed:
             calls.append(([*own, *shared, *indexes], [one.incident, one.models[0], kept_ms, *one.models]))
         replies = self._scripts.run_many("forget", calls)
         return [one.incident for one, reply in zip(remains, replies, strict=True) if reply in {b"OK", b"GONE"}]
+
+    def over(self, incidents: Collection[str]) -> list[str]:
+        """Of these those that ended or have left this Redis."""
+        return [one for one, (state, done) in self._stand(incidents) if state is None or done == b"1"]
+
+    def gone(self, incidents: Collection[str]) -> list[str]:
+        """Of these those that have left this Redis."""
+        return [one for one, (state, _) in self._stand(incidents) if state is None]
+
+    def _stand(self, incidents: Collection[str]) -> list[tuple[str, Any]]:
+        def ask() -> Any:
+            with self._client.pipeline(transaction=False) as pipe:
+                for keys, one in placed:
+                    pipe.hmget(keys.wf(one), "state", "done")
+                return pipe.execute()
+
+        placed = []
+        for one in incidents:
+            try:
+                placed.append((self._shards.of_incident(one), one))
+            except NotFound:  # no name of an incident: nobody knows whose it is
+                continue
+        replies = patiently(ask, for_s=self._retry_for_s) if placed else []
+        return [(one, reply) for (_, one), reply in zip(placed, replies, strict=True)]
 
     def _page(self, keys: Keys, rank: int, limit: int) -> Any:
         with self._client.pipeline(transaction=False) as pipe:

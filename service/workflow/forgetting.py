@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from driftwarden.service.workflow.closed import Place
 from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.pruning import Pruning
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.settings import ServiceSettings
 
@@ -39,19 +40,22 @@ class Forgetting:
         self._parts, self._store = parts, store
         kept = kept_for(parts.settings.service)
         self._kept_ms = None if kept is None else int((kept + SLACK).total_seconds() * 1000)
+        self._pruning = Pruning(parts, store)
         self._place = Place()
         self._not_before = 0.0
-        self._needed: tuple[float, frozenset[str]] | None = None
+        self._needed: tuple[float, frozenset[str] | None] | None = None
 
     def turn(self) -> list[str]:
         """Remove at most `PER_TURN` incidents, and say which; nothing while it pauses. Raises Retry."""
+        self._pruning.turn()
         if self._kept_ms is None or time.monotonic() < self._not_before:
             return []
         found, onwards = self._store.closed.look(self._place, self._kept_ms, PER_TURN)
         gone: list[str] = []
         if found:
             needed = self._needed_now()
-            gone = self._store.closed.forget([one for one in found if one.incident not in needed], self._kept_ms)
+            free = [] if needed is None else [one for one in found if one.incident not in needed]
+            gone = self._store.closed.forget(free, self._kept_ms)
         if gone:
             log.info("%d closed incidents were removed from redis: their time is over", len(gone))
         if onwards is None:
@@ -61,9 +65,12 @@ class Forgetting:
             self._place = Place(onwards.shard, onwards.rank - len(gone)) if same else onwards
         return gone
 
-    def _needed_now(self) -> frozenset[str]:
+    def _needed_now(self) -> frozenset[str] | None:
         now = time.monotonic()
         if self._needed is None or now - self._needed[0] > NEEDED_FOR_S:
             asked = {one.incident for one in self._parts.approvals.list() if one.state in {"pending", "approved"}}
-            self._needed = now, self._parts.ledger.needed() | asked
+            needed = self._parts.ledger.needed()
+            if needed is None:
+                log.warning("no closed incident is removed: what the ledger put away cannot be read")
+            self._needed = now, None if needed is None else needed | asked
         return self._needed[1]

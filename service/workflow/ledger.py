@@ -5,6 +5,9 @@ the decision's own time), state (`running`, `done`, `released`), failed, undo, c
 rows (by model those that it was about, where not all)}; `<incident>#<n>` its earlier effects, where another followed. An action
 over several models counts for each of them, and once where all are counted. A second
 hash `<prefix>track`: `<model>|<action>|<incident>` -> sealed `1` helped, `0` not (`driftwarden.sealing`).
+
+What is neither open nor inside a window of the policy leaves both for the books of its models (`books.py`, `pruning.py`): a
+decision reads what is left here and the books of the models that it is about.
 """
 
 import json
@@ -20,6 +23,7 @@ from zoneinfo import ZoneInfo
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.watch import parse_duration
 from driftwarden.sealing import Seal
+from driftwarden.service.workflow.books import Book, Books, Entry, with_past
 
 STATE_FACTS = (
     "spent_usd_today",
@@ -116,6 +120,7 @@ class Ledger:
         """Use this Redis; what stands there counts where `seal` opens it."""
         self._redis, self._seal = client, seal
         self._key, self._track = f"{prefix}ledger", f"{prefix}track"
+        self.books = Books(client, self._key, self._track, seal)
         self._reserve = client.register_script(files(__package__).joinpath("ledger.lua").read_text(encoding="utf-8"))
 
     def reserve(
@@ -150,7 +155,7 @@ class Ledger:
         entry = {"model": model, "action": action, "cost": int(micro(cost_usd)), "at": _ms(moment), "state": "running"}
         sealed = self._sealed(incident, entry | {"undo": undo} | ({"models": [*models]} if models else {}))
         answer = self._reserve(
-            keys=[self._key],
+            keys=[self._key, self.books.key],
             args=[
                 incident, model, action, micro(cost_usd), str(_ms(moment)), str(_day_start_ms(moment, caps.zone)),
                 micro(caps.per_day), micro(caps.per_model_day), *pair(caps.rate_model), *pair(caps.rate_global),
@@ -184,7 +189,7 @@ class Ledger:
     def running_by_model(self, *, besides: str) -> dict[str, list[str]]:
         """Other incidents than `besides` whose action runs, by each model that it concerns."""
         found: dict[str, list[str]] = {}
-        for key, entry in self.entries().items():
+        for key, entry in self._standing().items():
             if entry["state"] == "running" and key.partition("#")[0] != besides:
                 for model in {entry["model"], *entry.get("models", ())}:
                     found.setdefault(model, []).append(key)
@@ -198,6 +203,8 @@ class Ledger:
             last = max(effects, key=lambda key: (effects[key]["at"], key == incident, int(key.partition("#")[2] or 0)))
             entry = effects[last] | {"state": "done", "failed": True}
             self._redis.hset(self._key, last, self._sealed(incident, entry))
+        else:
+            self.books.fail(incident)
 
     def release(self, incident: str) -> None:
         """The effect did not happen: the reservation counts nowhere."""
@@ -240,21 +247,28 @@ class Ledger:
         found = {key.decode("utf-8", "replace"): raw for key, raw in self._redis.hgetall(self._key).items()}
         return {key: self._entry(key, raw) for key, raw in found.items()}
 
-    def entries(self) -> dict[str, dict[str, Any]]:
-        """Every entry of ours that counts, by incident."""
+    def _standing(self) -> dict[str, Entry]:
         return {key: entry for key, entry in self._all().items() if entry is not None and entry["state"] != "released"}
+
+    def entries(self, models: Sequence[str] | None = None) -> dict[str, Entry]:
+        """Every entry of ours that counts, by incident; `models`: of the past, that of these alone."""
+        found = with_past(self._all(), self.books.all() if models is None else self.books.read(models)[0])
+        return {key: entry for key, entry in found.items() if entry is not None and entry["state"] != "released"}
 
     def running(self) -> list[str]:
         """Incidents whose reservation is neither settled nor released."""
-        return [incident for incident, entry in self.entries().items() if entry["state"] == "running"]
+        return [incident for incident, entry in self._standing().items() if entry["state"] == "running"]
 
-    def needed(self) -> frozenset[str]:
+    def needed(self) -> frozenset[str] | None:
         """Incidents whose stored state is still of use: of a reservation that runs or cannot be read, of each model's last
-        change, and of a quarantine that was not released: both may be undone."""
+        change, and of a quarantine that was not released: both may be undone. None, nobody knows: a book cannot be read."""
         last: dict[tuple[str, str], tuple[int, str]] = {}
         held_back: dict[str, tuple[int, bool]] = {}  # when it last kept data out or released them, and whether it kept
         needed = set()
-        for key, entry in self._all().items():
+        hot, books = self._all(), self.books.all()
+        if None in books.values():
+            return None
+        for key, entry in with_past(hot, books).items():
             incident = key.partition("#")[0]
             if entry is None or entry["state"] == "running":
                 needed.add(incident)
@@ -279,8 +293,14 @@ class Ledger:
 
     def facts_of(self, incident: str, *, models: Sequence[str], now: str, caps: Caps) -> dict[str, dict[str, Any]]:
         """`facts` of several models from one look."""
-        found = self._all()
-        if None in found.values():
+        hot = self._all()
+        books, latest = self.books.read(models)
+        at = parse_rfc3339(now)
+        back_ms = caps.rate_global[1] if caps.rate_global else 86_400_000
+        if latest is not None and latest > min(_ms(at) - back_ms, _day_start_ms(at, caps.zone)):
+            books = self.books.all()  # the policy looks further back than when that was put away
+        found = with_past(hot, books)
+        if latest is None or None in found.values():
             return {model: dict.fromkeys(STATE_FACTS) for model in models}
         others = [
             entry
@@ -299,12 +319,17 @@ class Ledger:
 
         All null where an outcome stands there that is not of ours.
         """
-        successes = failures = 0
-        for key, value in self._redis.hscan_iter(self._track, match=f"{_escape(model)}|{action}|*", count=500):
-            outcome = self._seal.open("track", key.decode("utf-8", "replace"), value)
-            if outcome is None:
-                return {"successes": None, "failures": None, "lower_bound": None}
-            successes, failures = successes + (outcome == "1"), failures + (outcome != "1")
+        name = f"{model}|{action}|"
+        outcomes: dict[str, bool | None] = {}
+        for key, value in self._redis.hscan_iter(self._track, match=f"{_escape(name)}*", count=500):
+            text = self._seal.open("track", key.decode("utf-8", "replace"), value)
+            outcomes[key.decode("utf-8", "replace").removeprefix(name)] = None if text is None else text == "1"
+        book = self.books.read([model])[0].get(model, Book())
+        if book is None or None in outcomes.values():
+            return {"successes": None, "failures": None, "lower_bound": None}
+        past, (helped, failed) = book.outcomes(action)
+        told = [*({**past, **outcomes}).values()]
+        successes, failures = told.count(True) + helped, told.count(False) + failed
         return {
             "successes": successes,
             "failures": failures,

@@ -29,6 +29,7 @@ MODULES = {
     "shards": "integration/workflow/test_shards.py",
     "two_steps": "integration/stream/test_two_steps.py",
     "ledger": "unit/workflow/test_ledger.py",
+    "books": "unit/workflow/test_books.py",
     "agreement": "unit/workflow/test_policy_agreement.py",
     "guards": "simulation/test_guards.py",
     "guards_intake": "simulation/test_guards_intake.py",

@@ -17,7 +17,9 @@ from driftwarden.service.cli.main import run
 from driftwarden.service.workflow.ends import Ends
 from driftwarden.service.workflow.floor import LogTail
 from driftwarden.service.workflow.forgetting import Forgetting, kept_for
+from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.process import ServiceProcess
+from driftwarden.service.workflow.pruning import Pruning, window_ms
 from driftwarden.settings import ServiceSettings
 from driftwarden.stream.intake import Intake
 
@@ -115,6 +117,12 @@ def test_a_process_does_it_by_itself(world: Any) -> None:
         world.store.get(incident)
 
 
+def test_nothing_is_put_away_inside_a_window_of_the_policy() -> None:
+    """The longest of them, two days where none is longer, and a day more: hosts' clocks differ."""
+    assert window_ms(Caps(breaker_window_ms=DAY_MS, rate_model=(1, DAY_MS))) == 3 * DAY_MS + 3_600_000
+    assert window_ms(Caps(rate_global=(1, 30 * DAY_MS))) == 31 * DAY_MS + 3_600_000
+
+
 @pytest.mark.parametrize(("closed", "identity", "days"), [("90d", "30d", 90), ("7d", "30d", 30), ("7d", "1h", 7)])
 def test_never_sooner_than_a_repeat_is_recognised(closed: str, identity: str, days: int) -> None:
     """The longer of the two counts."""
@@ -135,6 +143,26 @@ def test_the_last_change_of_a_model_can_still_be_undone(world: Any) -> None:
     assert world.incidents()[-1].state == "awaiting_approval"
     age(world)
     assert sweep(world) == []
+
+
+def test_the_ledger_keeps_what_is_open_or_recent(world: Any) -> None:
+    """What is over goes to the book of its model, and once its incident is removed into one sum; what was spent stays so."""
+    first = resolved(world)
+    assert world.client.hlen("driftwarden:ledger") == 1
+    age(world)
+    last = resolved(world)
+    spent, record = world.parts.ledger.spend_usd(), world.parts.ledger.track_record(model="m", action="retrain")
+    sweeping = Pruning(world.parts, world.store)
+    for _ in range(2):
+        sweeping.turn()
+    assert world.client.hkeys("driftwarden:ledger") == [last.encode()]
+    assert {key.partition("#")[0] for key in world.parts.ledger.entries(["m"])} == {first, last}
+    assert sweep(world) == [first]
+    sweep(world)
+    assert set(world.parts.ledger.entries(["m"])) == {"before#m", last}
+    assert world.parts.ledger.spend_usd() == spent
+    assert world.parts.ledger.track_record(model="m", action="retrain") == record
+    assert record["successes"] == 2
 
 
 def test_a_quarantine_stays_until_it_is_released(world: Any) -> None:
