@@ -1,7 +1,8 @@
 """Which incidents the audit log says ended, at which version of their stored state, and as what; in a few bytes each.
 
 Kept by the day they ended on, and no longer than Redis keeps them: what is asked about one that was opened before is read from
-the log again, once. That is rare: it has been open for longer than closed ones are kept, or the state in Redis was put back.
+the log again, once, and once more after it has ended since. That is rare: it has been open for longer than closed ones are kept,
+or the state in Redis was put back.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ JsonObject = dict[str, Any]
 LookBack = Callable[[str], Iterable[JsonObject]]
 
 DAY_MS = 86_400_000
+LOOKED_MAX = 10_000
 
 
 def ms_of(moment: object) -> int | None:
@@ -36,7 +38,7 @@ class Ends:
         self._kept_ms = None if kept is None else int(kept.total_seconds() * 1000)
         self._look_back, self._clock = look_back, clock or SystemClock()
         self._days: dict[int, dict[int, dict[int, str] | str]] = {}
-        self._looked: dict[int, dict[int, str]] = {}
+        self._looked: dict[int, list[tuple[int, int, str]]] = {}  # day, version and state of each end that was found
 
     def since_ms(self, opened_at: str) -> int:
         """From when on the log speaks of the incident that was opened then, and not of an earlier one of the same name."""
@@ -47,14 +49,16 @@ class Ends:
 
     def add(self, incident: str, version: int, state: str, at: object) -> None:
         """It ended in this state, from this version of what was stored."""
-        at_ms = ms_of(at)
+        number, at_ms = _number(incident), ms_of(at)
+        # What was read before it ended does not tell of that, and the day on which it did is not kept for good.
+        self._looked.pop(number, None)
         day, first = (self._now_ms() if at_ms is None else at_ms) // DAY_MS, self._first_day()
         if first is not None:
             for past in [one for one in self._days if one < first]:
                 del self._days[past]
             if day < first:
                 return
-        number, ends = _number(incident), self._days.setdefault(day, {})
+        ends = self._days.setdefault(day, {})
         before = ends.get(number)
         # Most end once: a text that many share takes no room, a dict some hundred bytes.
         text = sys.intern(f"{version} {state}")
@@ -66,7 +70,9 @@ class Ends:
         found: dict[int, str] = {}
         opened_ms, first = ms_of(opened_at), self._first_day()
         if first is not None and (opened_ms is None or opened_ms // DAY_MS < first):
-            found |= self._from_the_log(incident, number)
+            found |= {
+                version: state for day, version, state in self._from_the_log(incident, number) if day >= since_day
+            }
         for day in sorted(self._days):
             if day >= since_day:
                 found |= _unpacked(self._days[day].get(number))
@@ -76,12 +82,17 @@ class Ends:
         """How many are kept."""
         return sum(len(ends) for ends in self._days.values())
 
-    def _from_the_log(self, incident: str, number: int) -> dict[int, str]:
+    def _from_the_log(self, incident: str, number: int) -> list[tuple[int, int, str]]:
         if number not in self._looked:
-            bodies = [record["body"] for record in self._look_back(incident)] if self._look_back else []
-            self._looked[number] = {
-                one["version"]: str(one.get("state")) for one in bodies if isinstance(one.get("version"), int)
-            }
+            found = []
+            for record in self._look_back(incident) if self._look_back else ():
+                version, at_ms = record["body"].get("version"), ms_of(record.get("ts"))
+                if isinstance(version, int):
+                    day = sys.maxsize if at_ms is None else at_ms // DAY_MS
+                    found.append((day, version, str(record["body"].get("state"))))
+            if len(self._looked) >= LOOKED_MAX:
+                del self._looked[next(iter(self._looked))]
+            self._looked[number] = found
         return self._looked[number]
 
     def _first_day(self) -> int | None:
