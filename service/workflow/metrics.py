@@ -237,7 +237,8 @@ def _merged(of_one: Sequence[Window]) -> Window:
     about = {name: value for one in of_one for name, value in one.items() if value is not None and name not in _FIGURE}
     references = (one for one in of_one if one.get("metric") == best.get("metric"))
     reference = next((one["reference"] for one in references if one.get("reference") is not None), None)
-    return about | {"reference": reference} | {name: best[name] for name in _FIGURE if best.get(name) is not None}
+    about |= {"reference": reference, "unmeasured": any(one.get("unmeasured") for one in of_one)}
+    return about | {name: best[name] for name in _FIGURE if best.get(name) is not None}
 
 
 def _shown(window: Window) -> Window:

@@ -150,7 +150,7 @@ def test_only_what_was_measured_takes_the_place_of_a_report(world: World) -> Non
     told("monitor", None)
     measure("harm.csv", 1000)
     assert sorted(standing(), key=str) == [("fine.csv", "reported"), ("harm.csv", "measured"), (None, "reported")]
-    assert history.windows("m")[0]["value"] == "0.6"
+    assert (history.windows("m")[0]["value"], history.windows("m")[0]["unmeasured"]) == ("0.6", True)
     told("monitor", "few.csv", rows=499)
     measure("few.csv", 499)
     measure("fine.csv", 1000)
