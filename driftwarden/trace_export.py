@@ -1,7 +1,7 @@
 """How spans leave: redacted, as JSON lines in a file per trace, or by OTLP over HTTP."""
 
-import contextlib
 import json
+import logging
 import math
 import re
 import threading
@@ -19,12 +19,29 @@ from opentelemetry.trace import Status
 from driftwarden import telemetry
 from driftwarden.keyfile import make_folder
 
+log = logging.getLogger(__name__)
+
 _CONTENT_CHARS_MAX = 100_000
 _WRITE_AFTER_S = 0.5
 _SPANS_AT_ONCE = 256
 _SPANS_MAX = 10_000
 _READ_WAITS_MS = 5_000
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Losses:
+    """Says once in the log that spans are lost, and of what kind the fault is: its words may hold what a span held."""
+
+    def __init__(self, where: str) -> None:
+        """`where` they are lost."""
+        self._where, self._told = where, False
+
+    def tell(self, error: Exception) -> None:
+        """Spans were lost to this error; the run goes on."""
+        if not self._told:
+            self._told = True
+            kind = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            log.warning("traces: spans are lost in %s, and nothing else: %s (said once)", self._where, kind)
 
 
 def redacted_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -74,13 +91,14 @@ class RedactingExporter(SpanExporter):
 
     def __init__(self, inner: SpanExporter) -> None:
         """Wrap `inner`."""
-        self.inner = inner
+        self.inner, self._losses = inner, Losses("the upload")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export the redacted spans."""
         try:
             return self.inner.export([redacted_span(span) for span in spans])
-        except Exception:  # noqa: BLE001 - a trace must never cost a run
+        except Exception as error:  # noqa: BLE001 - a trace must never cost a run
+            self._losses.tell(error)
             return SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
@@ -128,6 +146,7 @@ class LocalTraces(SpanProcessor):
         self._ended: list[ReadableSpan] = []
         self._writer: threading.Thread | None = None
         self._writing = self._hurry = self._closed = False
+        self._losses = Losses("the local folder")
         _live.add(self)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -140,8 +159,13 @@ class LocalTraces(SpanProcessor):
                 return
             self._ended.append(span)
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write_on, name="driftwarden-traces", daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._write_on, name="driftwarden-traces", daemon=True)
+                try:
+                    writer.start()
+                except RuntimeError as error:  # no thread is to be had now: the next span asks again
+                    self._losses.tell(error)
+                    return
+                self._writer = writer
             if len(self._ended) in {1, _SPANS_AT_ONCE}:
                 self._turn.notify_all()
 
@@ -163,15 +187,20 @@ class LocalTraces(SpanProcessor):
     def _write(self, spans: Sequence[ReadableSpan]) -> None:
         lines: dict[str, list[bytes]] = {}
         for span in spans:
-            context = span.get_span_context()
-            if context is not None:
-                trace_id = f"{context.trace_id:032x}"
-                lines.setdefault(trace_id, []).append(_line(_span_json(span, trace_id)))
+            try:
+                context = span.get_span_context()
+                if context is not None:
+                    trace_id = f"{context.trace_id:032x}"
+                    lines.setdefault(trace_id, []).append(_line(_span_json(span, trace_id)))
+            except Exception as error:  # noqa: BLE001 - else this thread ends, and whoever waits for it waits in vain
+                self._losses.tell(error)
         for trace_id, those in lines.items():
-            with contextlib.suppress(OSError):
+            try:
                 make_folder(self.folder)
                 with (self.folder / f"{trace_id}.jsonl").open("ab", buffering=0) as file:
                     file.write(b"".join(those))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._losses.tell(error)
 
     def shutdown(self) -> None:
         """Write what has ended, and nothing that ends later."""
@@ -230,7 +259,7 @@ def read_trace(folder: Path, trace_id: str) -> list[dict[str, Any]]:
     if not _TRACE_ID.fullmatch(trace_id) or not path.is_file():
         return []
     spans = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             spans.append(json.loads(line))
         except ValueError:

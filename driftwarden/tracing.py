@@ -7,7 +7,7 @@ logs. A trace server that is away, refuses or hangs never touches a run: spans l
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Status, StatusCode
 
 from driftwarden import __version__, telemetry
-from driftwarden.trace_export import LocalTraces, otlp_exporter
+from driftwarden.trace_export import LocalTraces, Losses, otlp_exporter
 
 ATTRIBUTE_CORRELATION = "driftwarden.correlation_id"
 ATTRIBUTE_INCIDENT = "driftwarden.incident"
@@ -187,6 +187,15 @@ class _Router(SpanProcessor):
 
     def __init__(self) -> None:
         self.targets: tuple[SpanProcessor, ...] = ()
+        self.losses = Losses("this process")
+
+    def _tell(self, do: Callable[[SpanProcessor], None]) -> None:
+        # The steps of an incident begin and end their spans themselves: whatever fails here would fail the step.
+        for target in self.targets:
+            try:
+                do(target)
+            except Exception as error:  # noqa: BLE001 - a trace must never cost a run
+                self.losses.tell(error)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         correlation_id, incident = telemetry.current_correlation()
@@ -198,15 +207,13 @@ class _Router(SpanProcessor):
         if incident:
             span.set_attribute(ATTRIBUTE_INCIDENT, incident)
             span.set_attribute("langfuse.session.id", incident[:200])
-        for target in self.targets:
-            target.on_start(span, parent_context)
+        self._tell(lambda target: target.on_start(span, parent_context))
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.name == _SAYS_NOTHING:
             return
         if span.attributes and ATTRIBUTE_CORRELATION in span.attributes:
-            for target in self.targets:
-                target.on_end(span)
+            self._tell(lambda target: target.on_end(span))
 
     def shutdown(self) -> None:
         for target in self.targets:
@@ -266,6 +273,7 @@ def configure_tracing(settings: TracingSettings | None = None) -> Tracing:
             _provider.add_span_processor(_router)
             trace.set_tracer_provider(_provider)
         old, _router.targets = _router.targets, tuple(processors)
+        _router.losses = Losses("this process")
         tracer = _provider.get_tracer("driftwarden", __version__)
     for processor in old:
         threading.Thread(target=processor.shutdown, daemon=True).start()

@@ -4,12 +4,13 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.cases import ScriptedCase, ScriptedKnowledge
 from opentelemetry import trace
 
-from driftwarden import telemetry
+from driftwarden import telemetry, trace_export
 from driftwarden.agents import AdkAdvisor
 from driftwarden.trace_export import LocalTraces, read_trace
 from driftwarden.tracing import Langfuse, Tracing, TracingSettings, configure_tracing
@@ -118,6 +119,48 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
         span.set(reached=True)
     assert tracing.flush(1.0)
     assert read_trace(tmp_path / "file" / "traces", CORRELATION) == []
+    configure_tracing()
+
+
+def test_whatever_goes_wrong_with_a_trace_costs_no_run_and_no_other_span(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No thread, a span that cannot be written down, a processor that fails: the run goes on, and it is said once, without
+    the fault's words, which may hold anything."""
+    real, start = trace_export._span_json, threading.Thread.start
+
+    def fails(span: Any, trace_id: str) -> Any:
+        if span.name == "bad":
+            raise ValueError("password=hunter2")
+        return real(span, trace_id)
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name == "driftwarden-traces":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(trace_export, "_span_json", fails)
+    tracing = configure_tracing(TracingSettings(folder=tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        with tracing.span("no thread", correlation_id=CORRELATION):
+            pass
+    for name in ("bad", "bad", "good"):
+        with tracing.span(name, correlation_id=CORRELATION):
+            pass
+    assert tracing.flush()
+    assert [one["name"] for one in read_trace(tmp_path, CORRELATION)] == ["no thread", "good"]
+
+    def broken(self: LocalTraces, *about: Any) -> None:
+        raise ValueError("password=hunter2")
+
+    for method in ("on_start", "on_end"):
+        monkeypatch.setattr(LocalTraces, method, broken)
+    with tracing.span("x", correlation_id=CORRELATION) as span:
+        span.set(reached=True)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["RuntimeError" in said[0], "ValueError" in said[1], len(said)] == [True, True, 2]
+    assert "hunter2" not in caplog.text
     configure_tracing()
 
 
