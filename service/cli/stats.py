@@ -25,7 +25,8 @@ def stats(model: str | None, as_json: bool) -> None:
 
     with open_views() as views:
         incidents = [incident_of(record) for record in views.store.list(model=model, limit=100_000)]
-        approvals = [one for one in views.approvals.list() if model is None or one.model == model]
+        counted = {one.id for one in incidents}
+        approvals = [one for one in views.approvals.list() if one.incident in counted]
         spend = Ledger(views.client, views.settings.redis.prefix, open_seal(views.settings)).spend_usd(model)
         found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
         live = processes(views.client, views.settings.redis.prefix)
@@ -40,7 +41,7 @@ def stats(model: str | None, as_json: bool) -> None:
     out.print(f"[bold]{found['incidents']}[/bold] incidents from {found['events']} events, {decided} decided")
     if found["removed"]:
         out.print(
-            f"besides        {removed_text(found['removed'])}: of these only spend and approvals are counted",
+            f"besides        {removed_text(found['removed'])}: of these only spend is counted",
             soft_wrap=True,
         )
     out.print(

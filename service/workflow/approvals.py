@@ -1,7 +1,8 @@
 """The queue of plans that wait for people: requests bound to a digest of everything they approve, and their signed answers.
 
-Hash `<prefix>approvals`: `apr-<12 hex>` -> the JSON of one `ApprovalRequest`. A request changes state only through a
-compare-and-set on its stored bytes, so two people at once never overwrite each other.
+Hash `<prefix>approvals`: `apr-<12 hex>` -> the JSON of one `ApprovalRequest`; beside it, on the same slot,
+`<prefix>approvals:past{<prefix>approvals}`: those that are settled and whose incident has ended (`settled.py`). A request changes
+state only through a compare-and-set on its stored bytes, so two people at once never overwrite each other.
 
 Nothing that stands there is believed: what a request asks for must be what its digest says, the digest must be that of
 what the incident would do under the policy as it is, and an answer counts where its signature holds (docs/approvals.md).
@@ -29,6 +30,8 @@ from driftwarden.strict import digest, plain
 log = logging.getLogger(__name__)
 
 ApprovalState = Literal["pending", "approved", "rejected", "expired", "superseded", "executed"]
+
+OPEN: frozenset[ApprovalState] = frozenset({"pending", "approved"})
 
 
 def _moment(text: str) -> str:
@@ -195,7 +198,8 @@ class Approvals:
 
     def __init__(self, client: Any, prefix: str, clock: Clock) -> None:
         """Use this Redis; times of requests are real time."""
-        self._redis, self._key, self._clock = client, f"{prefix}approvals", clock
+        self.redis, self.key, self._clock = client, f"{prefix}approvals", clock
+        self.past = f"{self.key}:past{{{self.key}}}"
 
     def request(self, incident: Incident, decision: Decision, summary: str) -> tuple[ApprovalRequest, bool]:
         """The request for this incident's plan; True where it is new. Open ones of another digest are superseded.
@@ -208,8 +212,8 @@ class Approvals:
         assert terms is not None
         bound = bound_document(incident, terms, lifts_of(incident, decision))
         id = approval_id(incident.id, made)
-        for other in self.list():
-            if other.incident == incident.id and other.id != id and other.state in {"pending", "approved"}:
+        for other in self.recent():
+            if other.incident == incident.id and other.id != id and other.state in OPEN:
                 self._change(other.id, lambda one: one.model_copy(update={"state": "superseded"}))
         existing = self.find(id)
         if existing is not None and _stands(incident, existing):
@@ -228,7 +232,7 @@ class Approvals:
                 "summary": summary,
             }
         )
-        self._redis.hset(self._key, id, request.model_dump_json())
+        self.redis.hset(self.key, id, request.model_dump_json())
         return request, True
 
     def grant(self, id: str, grant: Grant) -> ApprovalRequest:
@@ -272,24 +276,36 @@ class Approvals:
 
     def get(self, id: str) -> ApprovalRequest:
         """One request by id or unambiguous prefix; raises NotFound or BadInput."""
-        found = [one for one in self.list() if one.id.startswith(id)]
-        exact = [one for one in found if one.id == id]
-        if exact or len(found) == 1:
-            return (exact or found)[0]
+        exact = self.find(id)
+        found = [one for one in self.list() if one.id.startswith(id)] if exact is None else [exact]
+        if len(found) == 1:
+            return found[0]
         if not found:
             raise NotFound("no such approval", got=id, expected="an id of `driftwarden approvals list`")
         raise BadInput("ambiguous approval", got=id, expected=f"one of: {', '.join(one.id for one in found[:5])}")
 
     def find(self, id: str) -> ApprovalRequest | None:
         """One request by its whole id; None where there is none, or nothing that is one."""
-        raw = self._redis.hget(self._key, id)
-        return None if raw is None else _read(id, raw)
+        for key in (self.key, self.past, self.key):  # it may be on its way from one to the other, either way
+            raw = self.redis.hget(key, id)
+            if raw is not None:
+                return _read(id, raw)
+        return None
 
     def list(self) -> list[ApprovalRequest]:
         """Every request, oldest first; what is none is passed over."""
-        stored = self._redis.hgetall(self._key).items()
-        requests = [one for name, raw in stored if (one := _read(name.decode("utf-8", "replace"), raw)) is not None]
-        return sorted(requests, key=lambda one: (one.requested_at, one.id))
+        recent = self.stored()
+        return _ordered(self.stored(past=True) | recent)
+
+    def recent(self) -> tuple[ApprovalRequest, ...]:
+        """Those that are open, or were a moment ago, or whose incident goes on; oldest first."""
+        return tuple(_ordered(self.stored()))
+
+    def stored(self, *, past: bool = False) -> dict[str, tuple[bytes, ApprovalRequest]]:
+        """By id what is stored, as bytes and as what it says: the recent ones, or those of the past."""
+        found = self.redis.hgetall(self.past if past else self.key).items()
+        named = ((name.decode("utf-8", "replace"), raw) for name, raw in found)
+        return {id: (raw, one) for id, raw in named if (one := _read(id, raw)) is not None}
 
     def is_expired(self, request: ApprovalRequest) -> bool:
         """True from the moment `expires_at` on."""
@@ -318,16 +334,17 @@ class Approvals:
 
     def _change(self, id: str, change: Callable[[ApprovalRequest], ApprovalRequest]) -> ApprovalRequest:
         for _ in range(20):
-            with self._redis.pipeline(transaction=True) as pipe:
+            with self.redis.pipeline(transaction=True) as pipe:
                 try:
-                    pipe.watch(self._key)
-                    raw = pipe.hget(self._key, id)
+                    pipe.watch(self.key, self.past)
+                    raw = pipe.hget(self.key, id) or pipe.hget(self.past, id)
                     one = None if raw is None else _read(id, raw)
                     if one is None:
                         raise NotFound("no such approval", got=id, expected="an id of `driftwarden approvals list`")
                     changed = change(one)
                     pipe.multi()
-                    pipe.hset(self._key, id, changed.model_dump_json())
+                    pipe.hset(self.key, id, changed.model_dump_json())
+                    pipe.hdel(self.past, id)
                     pipe.execute()
                 except redis.WatchError:
                     continue
@@ -348,6 +365,10 @@ def _time_of(grant: Grant) -> datetime:
         return parse_rfc3339(grant.at)
     except ValueError:
         raise BadInput("signed answer", got=f"time {grant.at}", expected="RFC 3339 with a zone") from None
+
+
+def _ordered(found: Mapping[str, tuple[bytes, ApprovalRequest]]) -> list[ApprovalRequest]:
+    return sorted((one for _, one in found.values()), key=lambda one: (one.requested_at, one.id))
 
 
 def _read(id: str, raw: bytes) -> ApprovalRequest | None:

@@ -9,6 +9,7 @@ import logging
 import time
 from datetime import timedelta
 
+from driftwarden.service.workflow.approvals import OPEN
 from driftwarden.service.workflow.closed import Place
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.pruning import Pruning
@@ -68,7 +69,7 @@ class Forgetting:
     def _needed_now(self) -> frozenset[str] | None:
         now = time.monotonic()
         if self._needed is None or now - self._needed[0] > NEEDED_FOR_S:
-            asked = {one.incident for one in self._parts.approvals.list() if one.state in {"pending", "approved"}}
+            asked = {one.incident for one in self._parts.approvals.recent() if one.state in OPEN}
             needed = self._parts.ledger.needed()
             if needed is None:
                 log.warning("no closed incident is removed: what the ledger put away cannot be read")

@@ -2,8 +2,9 @@
 
 From the ledger and the track record to the books of their models (`books.py`): what is over, of incidents that ended, and
 further back than every window of the policy in force. In the books, what incidents left that have left Redis themselves
-(`forgetting.py`) becomes one sum a model. Each move is one step that does nothing where something has changed meanwhile, so
-several processes may do it side by side, and one that dies leaves nothing half done.
+(`forgetting.py`) becomes one sum a model. Requests for approval that are settled leave in the same two stages (`settled.py`).
+Each move is one step that does nothing where something has changed meanwhile, so several processes may do it side by side, and
+one that dies leaves nothing half done.
 """
 
 import math
@@ -12,6 +13,7 @@ from datetime import timedelta
 
 from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import Parts
+from driftwarden.service.workflow.settled import Settled
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.stream.client import redis_errors
 
@@ -39,6 +41,7 @@ class Pruning:
     def __init__(self, parts: Parts, store: WorkflowStore) -> None:
         """Asks nothing yet."""
         self._parts, self._closed = parts, store.closed
+        self._settled = Settled(parts.approvals)
         self._put_at = self._sum_at = -math.inf
         self._cursor = 0
 
@@ -52,6 +55,7 @@ class Pruning:
             elif now >= self._sum_at:
                 self._cursor = self._parts.ledger.books.fold(self._cursor, BOOKS_PER_TURN, self._closed.gone)
                 if self._cursor == 0:
+                    self._settled.forget(self._closed.gone)
                     self._sum_at = now + SUM_EVERY_S
 
     def put_away(self) -> None:
@@ -59,3 +63,4 @@ class Pruning:
         books, now_ms = self._parts.ledger.books, int(self._parts.clock.now().timestamp() * 1000)
         books.put_away(now_ms, window_ms(self._parts.caps()), self._closed.over)
         books.put_outcomes_away(self._closed.over)
+        self._settled.put_away(self._closed.over)

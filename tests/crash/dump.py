@@ -118,6 +118,14 @@ class Dump:
             if last_part(key) == name:
                 yield from stream.entries
 
+    @property
+    def requests(self) -> dict[str, str]:
+        """Every request for approval, those of the past (`approvals:past{<prefix>approvals}`) too."""
+        past = (
+            value for key, value in self.other.items() if key.startswith("approvals:past{") and isinstance(value, dict)
+        )
+        return {id: text for one in past for id, text in one.items()} | self.hashes("approvals")
+
     def hashes(self, name: str) -> dict[str, str]:
         """All fields of every hash of that name."""
         found: dict[str, str] = {}

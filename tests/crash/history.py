@@ -240,7 +240,7 @@ def _signals(history: History) -> Iterator[str]:
     for incident in history.dump.incidents.values():
         for token, word in incident.signals.items():
             yield f"I6 {incident.id} has not heard {token[:12]}: {word[:60]}"
-    for id, text in history.dump.hashes("approvals").items():
+    for id, text in history.dump.requests.items():
         request = json.loads(text)
         state, granted = request["state"], len(request["granted"])
         answered = (granted >= request["required"] and state != "superseded") or state in {"approved", "executed"}
@@ -282,7 +282,7 @@ def _at_rest(history: History, waiting: frozenset[str]) -> list[str]:
     standing = Counter(one.state for one in dump.incidents.values())
     if +counted != standing:
         faults.append(f"I7 counted {dict(+counted)}, there are {dict(standing)}")
-    states = {id: json.loads(text)["state"] for id, text in dump.hashes("approvals").items()}
+    states = {id: json.loads(text)["state"] for id, text in dump.requests.items()}
     asked = {one.doc.get("approval") for one in dump.incidents.values() if not one.ended}
     open_ = {id: state for id, state in states.items() if state in {"pending", "approved"} and id not in asked}
     return faults + [f"I7 {id} is still {state}, and nobody asks" for id, state in open_.items()]
