@@ -34,6 +34,31 @@ def set_up(world: Any, *, measured_max: int, dear: str = "") -> None:
     world.settings = world.parts.settings = world.settings.model_copy(update={"service": service, "models": models})
 
 
+def all_drift(world: Any) -> None:
+    """Every model has an event."""
+    for model in MODELS:
+        drift(world, model)
+
+
+def grant_undo(world: Any, by: str, *, asked_by: str = "ada") -> None:
+    """Somebody asks for the undo, and another one approves it: what is left is to run."""
+    world.ask("undo", by=asked_by)
+    world.run()
+    world.approve(by)
+
+
+def evidence(world: Any) -> dict[str, Any]:
+    """What each model's decision was told of its own evidence."""
+    facts = [one["body"]["facts"] for one in world.records("decision")]
+    return {one["model"]["name"]: one["evidence"] for one in facts}
+
+
+def check_the_log(world: Any) -> None:
+    """What the log says is kept out is what is, of each model."""
+    for model in MODELS:
+        assert world.parts.floor.quarantined(model) == frozenset(world.parts.state.quarantined(model))
+
+
 def test_every_member_is_measured_and_no_step_measures_more_than_the_bound(new: Callable[..., Any]) -> None:
     """The dearest first, which no producer chooses; the agents are asked once all are known."""
     models = ("a", "b", "c", "d", "e", "f")
@@ -95,10 +120,7 @@ def test_one_whose_loss_is_not_known_is_not_acted_on_unattended(new: Callable[..
     assert (incident.state, kept_out(world)) == ("awaiting_approval", {})
     assert {one.model: one.failing for one in incident.members} == {"a": [], "b": ["impact"], "c": []}
     assert not any("kept out of" in line["summary"] for line in incident.timeline)
-    told = {
-        one["body"]["facts"]["model"]["name"]: one["body"]["facts"]["evidence"] for one in world.records("decision")
-    }
-    assert {model: one["rows"] for model, one in told.items()} == {"a": 500, "b": None, "c": 500}
+    assert {model: one["rows"] for model, one in evidence(world).items()} == {"a": 500, "b": None, "c": 500}
     world.approve("bob")
     world.run()
     assert (world.only().state, set(kept_out(world))) == ("resolved", {*MODELS})
@@ -109,8 +131,7 @@ def test_where_none_is_to_be_measured_nobody_acts_for_another(new: Callable[...,
     world = new()
     set_up(world, measured_max=0)
     world.script.losses = {"b": 0.0}
-    for model in MODELS:
-        drift(world, model)
+    all_drift(world)
     world.run()
     found = [(one.models, one.state.value) for one in world.incidents()]
     assert found == [(["a"], "verifying"), (["b", "c"], "awaiting_approval")]
@@ -121,30 +142,22 @@ def test_a_members_evidence_is_its_own(new: Callable[..., Any]) -> None:
     """Three rows of one model are not the lead's five hundred; of one that cannot be read nothing is known."""
     world = new()
     world.script.rows = {"b": 3}
-    evidence = '    - {id: evidence, fact: evidence.rows, atLeast: "400", else: escalate}\n'
-    loose(world, "", **{"  require:\n": f"  require:\n{evidence}"})
-    for model in MODELS:
-        drift(world, model)
+    rule = '    - {id: evidence, fact: evidence.rows, atLeast: "400", else: escalate}\n'
+    loose(world, "", **{"  require:\n": f"  require:\n{rule}"})
+    all_drift(world)
     world.run()
     incident = world.only()
     assert (incident.state, kept_out(world)) == ("awaiting_approval", {})
     assert {one.model: one.failing for one in incident.members} == {"a": [], "b": ["evidence"], "c": []}
-    told = {
-        one["body"]["facts"]["model"]["name"]: one["body"]["facts"]["evidence"] for one in world.records("decision")
-    }
-    assert {model: (one["rows"], one["labelled_rows"]) for model, one in told.items()} == {
-        "a": (500, 500),
-        "b": (3, 3),
-        "c": (500, 500),
-    }
+    rows = {model: (one["rows"], one["labelled_rows"]) for model, one in evidence(world).items()}
+    assert rows == {"a": (500, 500), "b": (3, 3), "c": (500, 500)}
 
 
 @pytest.mark.parametrize("how", ["tries", "crashes"])
 def test_what_was_done_before_it_was_given_up_is_booked_and_undone(new: Callable[..., Any], how: str) -> None:
     """Two of three are kept out and then it ends so every time: the two stand in the books, the third does not."""
     world = new()
-    for model in MODELS:
-        drift(world, model)
+    all_drift(world)
     world.take_in()
     always(world, 2, OSError("no answer") if how == "tries" else Crash())
     if how == "tries":
@@ -175,9 +188,7 @@ def test_what_was_done_before_it_was_given_up_is_booked_and_undone(new: Callable
     assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
     assert world.parts.floor.quarantined("c") == frozenset()
     well(world)
-    world.ask("undo")
-    world.run()
-    world.approve("bob")
+    grant_undo(world, "bob")
     world.run()
     assert (world.only().state, kept_out(world)) == ("undone", {})
 
@@ -185,12 +196,9 @@ def test_what_was_done_before_it_was_given_up_is_booked_and_undone(new: Callable
 def test_an_undo_that_is_given_up_says_what_it_released(new: Callable[..., Any]) -> None:
     """One of three is released, and then it fails every time: the log knows which data are kept out, and it can be asked again."""
     world = new()
-    for model in MODELS:
-        drift(world, model)
+    all_drift(world)
     world.run()
-    world.ask("undo")
-    world.run()
-    world.approve("bob")
+    grant_undo(world, "bob")
     always(world, 1, OSError("no answer"))
     world.run()
     for _ in range(world.settings.service.tries_max):
@@ -202,12 +210,9 @@ def test_an_undo_that_is_given_up_says_what_it_released(new: Callable[..., Any])
         {"a"},
         ["b", "c"],
     )
-    for model in MODELS:
-        assert world.parts.floor.quarantined(model) == frozenset(world.parts.state.quarantined(model))
+    check_the_log(world)
     well(world)
-    world.ask("undo", by="bob")
-    world.run()
-    world.approve("ada")
+    grant_undo(world, "ada", asked_by="bob")
     world.run()
     assert (world.only().state, kept_out(world)) == ("undone", {})
 
@@ -215,12 +220,9 @@ def test_an_undo_that_is_given_up_says_what_it_released(new: Callable[..., Any])
 def test_an_undo_that_is_held_back_half_done_is_told_and_goes_on(new: Callable[..., Any]) -> None:
     """One of three is released, its process dies, and a halt comes: the log says what is kept out, and the rest follows."""
     world = new()
-    for model in MODELS:
-        drift(world, model)
+    all_drift(world)
     world.run()
-    world.ask("undo")
-    world.run()
-    world.approve("bob")
+    grant_undo(world, "bob")
     die_after(world, 1)
     with pytest.raises(Crash):
         world.run()
@@ -231,8 +233,7 @@ def test_an_undo_that_is_held_back_half_done_is_told_and_goes_on(new: Callable[.
     told = world.records("result")[-1]
     assert (told["body"]["undo"], told["body"]["changed"], [*told["body"]["data"]["batches"]]) == (True, True, ["a"])
     assert told["causation"] == world.records("intent")[-1]["@hash"]
-    for model in MODELS:
-        assert world.parts.floor.quarantined(model) == frozenset(world.parts.state.quarantined(model))
+    check_the_log(world)
     world.parts.halts.resume(None)
     world.later(seconds=60)
     assert (world.only().state, kept_out(world)) == ("undone", {})
@@ -241,8 +242,7 @@ def test_an_undo_that_is_held_back_half_done_is_told_and_goes_on(new: Callable[.
 def test_where_nobody_can_tell_what_was_done_that_is_said(new: Callable[..., Any]) -> None:
     """The records cannot be read any more: a person must look, and it counts for every model that it was reserved for."""
     world = new()
-    for model in MODELS:
-        drift(world, model)
+    all_drift(world)
     die_after(world, 2)
     with pytest.raises(Crash):
         world.run()

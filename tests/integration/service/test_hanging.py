@@ -14,7 +14,7 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.errors import Refused, Retry
 from driftwarden.service.workflow.health import Health, processes
 from driftwarden.service.workflow.parts import current_lease
-from driftwarden.service.workflow.process import REPLACED_MAX
+from driftwarden.service.workflow.process import REPLACED_MAX, ServiceProcess
 
 
 @pytest.fixture
@@ -39,11 +39,27 @@ def time_is_up() -> None:
         heart._turn.notify()
 
 
+def serving(world: World, **changes: Any) -> None:
+    """Settings of the service that are other ones from now on."""
+    service = world.settings.service.model_copy(update=changes)
+    world.settings = world.parts.settings = world.settings.model_copy(update={"service": service})
+
+
 def triaged_within(world: World, seconds: float) -> None:
     """An investigation may take so long."""
-    deadlines = world.parts.settings.service.step_deadlines.model_copy(update={"triaged": timedelta(seconds=seconds)})
-    service = world.parts.settings.service.model_copy(update={"step_deadlines": deadlines})
-    world.settings = world.parts.settings = world.parts.settings.model_copy(update={"service": service})
+    deadlines = world.settings.service.step_deadlines.model_copy(update={"triaged": timedelta(seconds=seconds)})
+    serving(world, step_deadlines=deadlines)
+
+
+def in_hand(world: World) -> ServiceProcess:
+    """A process whose investigation hangs, and has all the time there is."""
+    begun, hold = threading.Event(), world.script.on_advise
+    world.script.on_advise = lambda: (begun.set(), hold())
+    triaged_within(world, 3600)
+    process = start(world)
+    world.send()
+    assert begun.wait(PATIENCE_S)
+    return process
 
 
 def until(world: World, *states: str) -> None:
@@ -80,9 +96,7 @@ def test_a_step_that_hangs_is_tried_again_and_its_late_result_is_not_taken(world
 
 def test_a_step_that_always_hangs_fails_its_incident_with_the_reason(world: World, hang: threading.Event) -> None:
     """As often as any other fault is tried; each hanging thread is somebody's whom another replaced."""
-    service = world.parts.settings.service.model_copy(update={"tries_max": 2})
-    world.settings = world.settings.model_copy(update={"service": service})
-    world.parts.settings = world.settings
+    serving(world, tries_max=2)
     triaged_within(world, 0.2)
     world.script.on_advise = lambda: hang.wait(PATIENCE_S)
     process = start(world, health_every_s=0.05)
@@ -152,13 +166,7 @@ def test_what_comes_of_a_step_that_lost_its_hold_is_in_no_book(world: World, how
 
 def test_what_is_in_hand_at_the_end_of_a_stop_is_handed_back(world: World, hang: threading.Event) -> None:
     """Another worker takes it up at once, no crash is counted, and the one that hung changes nothing."""
-    begun = threading.Event()
-    hold = world.script.on_advise
-    world.script.on_advise = lambda: (begun.set(), hold())
-    triaged_within(world, 3600)
-    process = start(world)
-    world.send()
-    assert begun.wait(PATIENCE_S)
+    process = in_hand(world)
     stopped = process.stop(0.0)
     (record,) = world.store.list()
     assert stopped.handed == (record.id,)
@@ -177,13 +185,7 @@ def test_with_redis_away_what_is_in_hand_is_left_to_its_lease(
     world: World, hang: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stop ends all the same, and says so."""
-    begun = threading.Event()
-    hold = world.script.on_advise
-    world.script.on_advise = lambda: (begun.set(), hold())
-    triaged_within(world, 3600)
-    process = start(world)
-    world.send()
-    assert begun.wait(PATIENCE_S)
+    process = in_hand(world)
 
     def away(claim: Any) -> None:
         raise Retry("redis is away")

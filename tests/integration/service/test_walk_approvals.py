@@ -10,12 +10,22 @@ from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import BadInput
 
 
-def test_approved_is_decided_again_and_done(world: Any) -> None:
-    """An approval lifts what its signers saw failing; the intent names the approval as its cause."""
+def asked(world: Any) -> Any:
+    """A plan that is not sure enough to be done unattended: the request that people are asked with."""
     world.script.win = 0.5
     world.send()
     world.run()
-    request = world.pending()
+    return world.pending()
+
+
+def rejections(world: Any) -> list[Any]:
+    """Every refusal on record."""
+    return [one for one in world.records("approval") if one["body"]["verdict"] == "rejected"]
+
+
+def test_approved_is_decided_again_and_done(world: Any) -> None:
+    """An approval lifts what its signers saw failing; the intent names the approval as its cause."""
+    request = asked(world)
     world.approve()
     world.run()
     incident = world.only()
@@ -43,9 +53,7 @@ def test_approval_lifts_a_cap_that_was_seen_to_break(world: Any) -> None:
 def test_two_of_two_people(world: Any) -> None:
     """One grant of two is not enough, nor the same person twice."""
     world.govern(required=2)
-    world.script.win = 0.5
-    world.send()
-    world.run()
+    asked(world)
     world.approve("ada")
     world.run()
     assert world.plant.done == {}
@@ -58,10 +66,7 @@ def test_two_of_two_people(world: Any) -> None:
 
 def test_rejected_is_final_for_that_plan(world: Any) -> None:
     """After a rejection a retry that comes to the same plan is not asked again."""
-    world.script.win = 0.5
-    event = world.event()
-    world.send(event)
-    world.run()
+    asked(world)
     world.reject("bob", group="risk", reason="no")
     world.run()
     assert world.only().state == "rejected"
@@ -75,10 +80,7 @@ def test_rejected_is_final_for_that_plan(world: Any) -> None:
 
 def test_nobody_answers_and_nothing_is_done(world: Any) -> None:
     """A request expires, and the default is no; afterwards nobody can approve it."""
-    world.script.win = 0.5
-    world.send()
-    world.run()
-    request = world.pending()
+    request = asked(world)
     world.later(hours=4)
     assert world.only().state == "expired"
     assert world.plant.done == {}
@@ -88,10 +90,7 @@ def test_nobody_answers_and_nothing_is_done(world: Any) -> None:
 
 def test_more_drift_while_it_waits_makes_another_request(world: Any) -> None:
     """A new window is another plan: the old request is superseded, and approving it does nothing."""
-    world.script.win = 0.5
-    world.send()
-    world.run()
-    old = world.pending()
+    old = asked(world)
     world.send()
     world.run()
     assert world.pending().id != old.id
@@ -103,10 +102,7 @@ def test_more_drift_while_it_waits_makes_another_request(world: Any) -> None:
 
 def test_a_refusal_that_comes_while_more_drift_is_weighed_is_on_record(world: Any) -> None:
     """The plan that it refused is no more, and another is asked for: the log says who refused the first, and that once."""
-    world.script.win = 0.5
-    world.send()
-    world.run()
-    first = world.pending()
+    first = asked(world)
 
     def refuse() -> None:
         world.script.on_advise = lambda: None
@@ -118,21 +114,18 @@ def test_a_refusal_that_comes_while_more_drift_is_weighed_is_on_record(world: An
     world.later(hours=1)
     second = world.pending()
     assert second.id != first.id
-    refusals = [one for one in world.records("approval") if one["body"]["verdict"] == "rejected"]
+    refusals = rejections(world)
     assert [one["body"]["approval"] for one in refusals] == [first.id]
     assert (refusals[0]["actor"]["id"], refusals[0]["body"]["refused"]["reason"]) == ("bob", "not now")
     world.reject("bob")
     world.run()
     assert world.only().state == "rejected"
-    assert len([one for one in world.records("approval") if one["body"]["verdict"] == "rejected"]) == 2
+    assert len(rejections(world)) == 2
 
 
 def test_an_approval_of_one_plan_lifts_nothing_for_another(world: Any) -> None:
     """A request approved while the incident was looked at again does not reach the plan that followed."""
-    world.script.win = 0.5
-    world.send()
-    world.run()
-    old = world.pending()
+    old = asked(world)
     world.script.candidates = (Candidate(id="c1", action=ActionName.RETRAIN, params={"strategy": "recent"}),)
     word = world.people.say(old, reason="the old one")
     world.script.on_advise = lambda: world.parts.approvals.grant(old.id, word)
@@ -155,9 +148,7 @@ def test_where_no_tier_matches_nobody_can_approve(world: Any) -> None:
 
 def test_a_champion_that_changed_meanwhile_stops_it(world: Any) -> None:
     """What was approved was approved against one champion."""
-    world.script.win = 0.5
-    world.send()
-    world.run()
+    asked(world)
     world.actions[ActionName.RETRAIN].refuse = "champion is version 7, the decision was made for 1"
     world.approve()
     world.run()
