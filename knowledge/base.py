@@ -75,6 +75,7 @@ class ChromaKnowledge:
         self._closed = False
         self._remembered: dict[tuple[str, str | None, int], tuple[KnowledgeHit, ...]] = {}
         self._waiting = Waiting()
+        self._behind = False  # a new index that was not brought in line, for the records were away
         self._some, self._enough, self._over = threading.Event(), threading.Event(), threading.Event()
         self._writer: threading.Thread | None = None
         self._folder = IndexFolder(place) if isinstance(place, Path) else None
@@ -191,13 +192,15 @@ class ChromaKnowledge:
             self._still_open()
             try:
                 with damage():
+                    if self._behind:
+                        self._reconcile()
                     return work()
             except IndexDamaged as error:
                 if self._folder is None:
                     raise Retry(f"Chroma server `{self._server}` failed: {error.diagnostics()}") from error
                 self._index.close()
                 self._folder.set_aside(error.diagnostics())
-                self._index = self._folder.begin()
+                self._index, self._behind = self._folder.begin(), True
             with damage():
                 self._reconcile()
                 return work()
@@ -208,6 +211,7 @@ class ChromaKnowledge:
             raise Retry("the knowledge base was closed")
 
     def _renew(self) -> None:
+        self._behind = True
         if self._folder is not None:
             self._index.close()
             self._index = self._folder.begin()
@@ -246,8 +250,13 @@ class ChromaKnowledge:
         return tuple(hit_of(rows, each) for (each, _), rows in islice(parents.items(), limit))
 
     def _reconcile(self) -> None:
-        """Bring the index in line. The index is read before the records: what another writer adds between stays."""
+        """Bring the index in line. The index is read before the records: what another writer adds between stays.
+
+        What waited before the records were read waits no more, for they hold the same or what was told since: written later,
+        it would take the place of that.
+        """
         self._remembered.clear()
+        waited = [passage for passage, _ in self._waiting.all()]
         present = {kind: self._index.digests(kind) for kind in KINDS}
         wanted = self._wanted()
         for kind in KINDS:
@@ -259,6 +268,8 @@ class ChromaKnowledge:
             self._index.put(kind, fresh)
             if fresh or gone:
                 log.info("knowledge index: %d passages of %ss put, %d removed", len(fresh), kind, len(gone))
+        self._waiting.written([passage for passage in waited if passage.id in wanted["incident"]])
+        self._behind = False
 
     def _wanted(self) -> dict[Kind, dict[str, Passage]]:
         runbooks = {runbook.id: runbook_passages(runbook, origin="packaged") for runbook in packaged_runbooks()}

@@ -82,6 +82,63 @@ def test_many_are_written_at_once(
     assert puts == [FULL, 1]
 
 
+def test_a_rebuild_takes_in_what_waits_and_keeps_nothing_older(
+    folder: Path,
+    records: MemoryRecordStore,
+    incident: PastIncident,
+    puts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the records say by then counts, and is written once; what comes while they are read goes on waiting."""
+    knowledge = ChromaKnowledge(folder, records)
+    knowledge.record_incident(incident)
+    base.put_incident(records, incident.model_copy(update={"root_cause": "stuck_values"}))  # told again, elsewhere
+    knowledge.rebuild()
+    for _ in range(2):
+        assert (_found(knowledge, "stuck_values"), _found(knowledge, "unit_change")) == ([incident.id], [])
+        assert [entry.id for entry in knowledge.entries(kind="incident")] == [incident.id]  # writes what waits
+    assert puts == [1]
+
+    read = records.all
+
+    def meanwhile() -> Any:
+        found = [*read()]
+        knowledge.record_incident(incident)
+        knowledge.record_incident(incident.model_copy(update={"id": "inc-next"}))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "all", meanwhile)
+        knowledge.rebuild()
+    assert [passage.id for passage, _ in knowledge._waiting.all()] == [incident.id, "inc-next"]
+    assert sorted(_found(knowledge, "unit_change")) == [incident.id, "inc-next"]
+    assert sorted(entry.id for entry in knowledge.entries(kind="incident")) == [incident.id, "inc-next"]
+    assert (puts, _found(knowledge, "stuck_values"), knowledge._waiting.all()) == ([1, 1, 2], [], [])
+    knowledge.close()
+
+
+def test_a_rebuild_without_the_records_is_made_up_for(
+    folder: Path, records: MemoryRecordStore, incident: PastIncident, puts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that are away leave an empty index, which is brought in line before it answers anything."""
+    knowledge = ChromaKnowledge(folder, records)
+    knowledge.record_incident(incident)
+    assert [entry.id for entry in knowledge.entries(kind="incident")] == [incident.id]
+
+    def away() -> Any:
+        raise Retry("Redis does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "all", away)
+        for ask in (knowledge.rebuild, lambda: knowledge.search(SUMMARY), knowledge.entries):
+            with pytest.raises(Retry, match="does not answer"):
+                ask()
+        knowledge.record_incident(incident.model_copy(update={"id": "inc-next"}))
+    assert sorted(_found(knowledge)) == [incident.id, "inc-next"]
+    assert (puts, knowledge._waiting.all()) == ([1, 2], [])
+    knowledge.close()
+
+
 def test_what_cannot_be_written_goes_on_waiting(
     folder: Path, records: MemoryRecordStore, incident: PastIncident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
