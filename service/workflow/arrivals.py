@@ -59,7 +59,7 @@ def _look(parts: Parts, name: str, event: DriftEvent) -> tuple[int | None, str |
             raise BadInput(
                 f"environment of model `{model.name}`", got=event.data.environment, expected=f"`{model.environment}`"
             )
-        champion = parts.registry.champion(model)
+        champion = parts.registry.champion(model, informs=True)
         if champion is None:
             raise NotFound(
                 f"model `{model.name}` has no champion",
