@@ -383,7 +383,7 @@ def test_asking_people_is_told_as_that(world: World, monkeypatch: pytest.MonkeyP
     from driftwarden.errors import AskHuman
 
     for error, words in ((AskHuman("two champions"), "a person must look: two champions"), (Refused("no"), "no")):
-        monkeypatch.setattr(world.plant, "champion", lambda model, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(world.plant, "champion", lambda model, error=error, **how: (_ for _ in ()).throw(error))
         world.parts.registry = world.plant  # type: ignore[assignment]
         world.send()
         world.run()
