@@ -1,15 +1,13 @@
 """The last part of the walk: the effect, its verification on later rows, its undoing, and what is remembered of it."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
-from driftwarden.errors import AskHuman, BadInput, Error, GiveUp, Refused
-from driftwarden.service.workflow.changes import others_changed, rows_of
-from driftwarden.service.workflow.cut_short import what_happened
+from driftwarden.errors import AskHuman, BadInput, GiveUp, Refused
+from driftwarden.service.workflow.cut_short import released, taken_back
 from driftwarden.service.workflow.deciding import (
     approval_facts,
     carry_on,
@@ -19,16 +17,15 @@ from driftwarden.service.workflow.deciding import (
     withdraw,
 )
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.intents import call_off, intend, tell_not_done
+from driftwarden.service.workflow.intents import call_off, intend, tell_not_done, tell_replaced
 from driftwarden.service.workflow.judging import decide
 from driftwarden.service.workflow.parts import SERVICE, Parts
+from driftwarden.service.workflow.recording import book, book_part, book_released, use_up
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.settling import settle_measured, write_settlement
 from driftwarden.service.workflow.transitions import State
-from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, propose, settle, tell_harm_stands
+from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, left_to_undo, propose, settle, tell_harm_stands
 from driftwarden.service.workflow.weighing import tell_besides
-
-log = logging.getLogger(__name__)
 
 WINDOWS_MAX = 50
 
@@ -41,14 +38,13 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     """
     if incident.intent is None:
         return _decide_and_intend(parts, incident, raws)
+    tell_replaced(parts, incident)
     if resumed and (said := parts.floor.not_done(incident.id, incident.intent.audit_hash)) is not None:
         return _not_done(parts, incident, str(said.get("detail")), failed=said.get("failed") is True)
     request = ActionRequest.model_validate(incident.intent.request)
     action = parts.actions[request.candidate.action]
     if incident.undo_of is not None:
-        if resumed and not _is_taken_back(parts, incident):
-            return _intend_anew(parts, incident)
-        return _undo(parts, incident)
+        return _undo(parts, incident, resumed=resumed)
     result = action.lookup(request)
     if result is None and resumed:
         return _intend_anew(parts, incident)
@@ -64,14 +60,14 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         # Also where it was found: an effect in several parts (trained, not yet promoted) is finished under the same key.
         result = action.execute(request)
     except AskHuman as error:
-        _book_part(parts, incident)
+        book_part(parts, incident)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"a person must look: {error.diagnostics()}")
     except (Refused, GiveUp) as error:
         # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back, and is
         # booked then, whole; a part of it that stood in the log already would be taken for all of it.
         parts.registry.champion(request.model)
-        _book_part(parts, incident)
+        book_part(parts, incident)
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
     return _done(parts, incident, request, result)
@@ -81,7 +77,7 @@ def _intend_anew(parts: Parts, incident: Incident) -> State:
     """Whoever intended it died or gave up before it was done: it is decided afresh, and intended anew where that allows it."""
     if incident.attempts > parts.settings.service.crashes_max:
         parts.ledger.settle(incident.id, failed=True)
-        return fail(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
+        return give_up(parts, incident, f"begun {incident.attempts} times, and every time its worker died or gave up")
     incident.intent = None
     return State.EXECUTING
 
@@ -97,40 +93,48 @@ def _is_taken_back(parts: Parts, incident: Incident) -> bool:
     """True where the undo has happened already, and only its record may be missing."""
     assert incident.undo_of is not None
     assert incident.intent is not None
-    if parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None:
+    before = left_to_undo(incident)
+    is_told = parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None
+    if is_told and before.action is not ActionName.QUARANTINE_DATA:
         return True
-    before = EffectResult.model_validate(incident.undo_of["result"])
-    if before.action is ActionName.QUARANTINE_DATA and before.undo:
-        batches = before.undo.get("batches") or {incident.model: before.undo["batch"]}
-        return all(batch not in parts.state.quarantined(model) for model, batch in batches.items())
-    if before.action not in VERSION_ACTIONS:
-        return False  # decided again, a second try of such an undo finds for itself that it is done
-    return parts.registry.champion(parts.settings.watched(incident.model)) == before.before
+    found = taken_back(parts, incident)
+    if found is None:  # decided again, a second try of such an undo finds for itself that it is done
+        return is_told
+    return found.changed and not found.data.get("missing")
 
 
-def _undo(parts: Parts, incident: Incident) -> State:
+def _undo(parts: Parts, incident: Incident, *, resumed: bool) -> State:
     """What was decided to be taken back; `undo` itself refuses where the state has moved on, and does it once."""
     assert incident.undo_of is not None
-    request = ActionRequest.model_validate(incident.undo_of["request"])
-    before = EffectResult.model_validate(incident.undo_of["result"])
+    assert incident.intent is not None
+    if resumed and not _is_taken_back(parts, incident):
+        if parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None:
+            return give_up(parts, incident, "undo: came to no end, and what was done of it was told")
+        return _intend_anew(parts, incident)
+    request, before = ActionRequest.model_validate(incident.undo_of["request"]), left_to_undo(incident)
     try:
         undone = parts.actions[before.action].undo(request, before)
     except Refused as error:
-        return _not_done(parts, incident, error.diagnostics(), failed=False)
+        part = released(parts, incident) if resumed or incident.attempts > 1 else None
+        if part is None or not part.changed or part.data["missing"]:
+            return _not_done(parts, incident, error.diagnostics(), failed=False, part=part)
+        undone = part  # all of it had happened before somebody kept the same rows out again
     except (GiveUp, AskHuman) as error:
         parts.ledger.settle(incident.id, failed=True)
         return give_up(parts, incident, f"undo: a person must look: {error.diagnostics()}")
-    _book(parts, incident, undone)
+    book(parts, incident, undone)
+    use_up(parts, incident)
     return settle(incident, undone)
 
 
-def _not_done(parts: Parts, incident: Incident, why: str, *, failed: bool) -> State:
-    """What was intended has a result that says so, whoever dies afterwards: a refused undo leaves the incident as it was."""
+def _not_done(parts: Parts, incident: Incident, why: str, *, failed: bool, part: EffectResult | None = None) -> State:
+    """What was intended has a result that says so, whoever dies afterwards: a refused undo leaves the incident as it was, but
+    for the `part` of it that an earlier try released."""
     if failed or incident.undo_of is None:
         parts.ledger.settle(incident.id, failed=True)
         return fail(parts, incident, why)
+    book_released(parts, incident, part)
     tell_not_done(parts, incident, why, failed=False)
-    parts.ledger.release(incident.id)
     withdraw(parts, incident, also_approved=True)
     return leave(parts, incident, why)
 
@@ -139,8 +143,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     parts.require_agreement()
     # From here on no event joins any more: this is the last moment to look at one that did.
     if look_again(parts, incident, raws):
-        call_off(parts, incident)
-        parts.ledger.release(incident.id)
+        _call_off(parts, incident)
         withdraw(parts, incident, also_approved=True)
         return State.TRIAGED
     approval = approval_facts(parts, incident)
@@ -151,16 +154,23 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         intend(parts, incident, "approval" if approval else "decision")
         incident.attempts += 1
         return State.EXECUTING
-    call_off(parts, incident)
-    parts.ledger.release(incident.id)
+    _call_off(parts, incident)
     if approval is None:
         withdraw(parts, incident, also_approved=True)
     return hold_back(parts, incident, decision.outcome, approval=approval)
 
 
+def _call_off(parts: Parts, incident: Incident) -> None:
+    """Before the rest is called off, what an undo released before its worker died is told: the log would go on saying that it is
+    kept out."""
+    book_released(parts, incident, released(parts, incident) if incident.undo_of is not None else None)
+    call_off(parts, incident)
+
+
 def _done(parts: Parts, incident: Incident, request: ActionRequest, result: EffectResult) -> State:
     incident.result, incident.attempts = result, 0
-    _book(parts, incident, result)
+    book(parts, incident, result)
+    use_up(parts, incident)
     # A version is judged on later rows; of anything else it is read back that it stands as intended.
     if result.action in VERSION_ACTIONS and result.changed:
         incident.effect_rows = _rows_then(parts, incident, request)
@@ -178,66 +188,11 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
 
 def give_up(parts: Parts, incident: Incident, reason: str) -> State:
     """As `fail`, from any step: what was done of an effect that comes to no end is booked first."""
-    untold = _book_part(parts, incident)
+    tell_replaced(parts, incident)
+    untold = book_part(parts, incident)
     told = reason if untold is None else f"{reason}; what was done of it cannot be told: {untold}"
     incident.tries = 0  # of what people ask for after it
     return fail(parts, incident, told)
-
-
-def _book_part(parts: Parts, incident: Incident) -> str | None:
-    """What of an effect, or of its undo, happened before it came to no end stands in the books all the same, and can be undone.
-
-    It counts as a failure whatever of it happened. Why that cannot be told, else None.
-    """
-    try:
-        found = what_happened(parts, incident)
-    except Error as error:
-        log.warning("what was done cannot be told: %s", error.diagnostics(), extra={"incident": incident.id})
-        return error.diagnostics()
-    if found is None or not found.changed:
-        return None
-    if incident.undo_of is None:
-        incident.result = found
-    _book(parts, incident, found)
-    parts.ledger.settle(incident.id, failed=True)
-    return None
-
-
-def _book(parts: Parts, incident: Incident, result: EffectResult) -> None:
-    """What an effect, or its taking back, leaves in the books: the ledger, the approval that it used up, the log."""
-    assert incident.intent is not None
-    undo = incident.undo_of is not None
-    # The log first: whatever else of the books cannot be written, what happened must not be hidden by it.
-    written = parts.floor.result_of(incident.id, incident.intent.audit_hash)
-    incident.audit["result"] = written or parts.audit.append(
-        "result",
-        {**result.model_dump(mode="json"), "undo": undo},
-        actor=SERVICE,
-        incident=incident.id,
-        correlation_id=incident.correlation_id,
-        causation=incident.intent.audit_hash,
-    )
-    changed_at = parts.now_for(incident) if result.changed else None
-    request = ActionRequest.model_validate(incident.undo_of["request"] if incident.undo_of else incident.intent.request)
-    parts.ledger.settle(
-        incident.id,
-        cost_usd=result.cost_usd,
-        changed_at=changed_at,
-        models=others_changed(incident, result),
-        rows=rows_of(request, result),
-    )
-    _use_up(parts, incident)
-    told = result.detail or result.action.value
-    incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)
-
-
-def _use_up(parts: Parts, incident: Incident) -> None:
-    """The approval that allowed the effect is used up by it; one that allowed nothing is about a plan that is no more."""
-    assert incident.intent is not None
-    request = parts.approvals.find(incident.approval) if incident.approval else None
-    if request is not None and request.state == "approved":
-        allowed = incident.intent.cause_hash == incident.audit.get("approval")
-        parts.approvals.mark(request.id, "executed" if allowed else "superseded")
 
 
 def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict[str, object]:

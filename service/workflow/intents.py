@@ -1,11 +1,9 @@
 """Intents: what is about to be done stands in the log before it is done, and what came of it afterwards, also that it was not."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest
-from driftwarden.service.workflow.cut_short import released
 from driftwarden.service.workflow.incident import Incident, Intent
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.requests import build_request
@@ -15,7 +13,6 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
     """Write down what is about to be done, and which decision or approval allows it, before it is done."""
     candidate = incident.candidate
     assert candidate is not None
-    replaced = parts.floor.open_intents(incident.id)
     model = parts.settings.watched(incident.model)
     request = build_request(parts, incident, model, candidate)
     estimate = parts.actions[candidate.action].estimate(request)
@@ -38,7 +35,6 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
         correlation_id=incident.correlation_id,
         causation=cause_hash,
     )
-    _tell_replaced(parts, incident, replaced)  # after the new one: at no moment is it told that nothing is under way
     incident.audit["intent"] = written
     incident.intents.append(written)
     incident.intent = Intent(
@@ -51,18 +47,27 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
     incident.note(parts.clock, "intent", f"{candidate.action} under key {request.idempotency_key[:12]}", SERVICE)
 
 
+def tell_replaced(parts: Parts, incident: Incident) -> None:
+    """What was intended anew under the same key: the result of that intent tells of the whole.
+
+    Once the new one is committed: at no moment is it told that nothing is under way, and until then whatever an undo of which
+    the worker died has released is told as the result of the one that did it, if it comes to no other end.
+    """
+    why = "came to no end: its worker died or gave up; it is intended anew, and its result is told there"
+    for intent in parts.floor.open_intents(incident.id):
+        if incident.intent is not None and intent != incident.intent.audit_hash:
+            begun = intent in incident.intents
+            _tell(parts, incident, intent, _not_done(incident, why) | ({"changed": None} if begun else {}))
+
+
 def call_off(parts: Parts, incident: Incident) -> None:
     """Intents that stand in the log, and that a fresh decision no longer allows, are called off there too."""
     why = "not carried out: its worker died or gave up, and a fresh decision no longer allows it"
     for intent in parts.floor.open_intents(incident.id):
-        body = _not_done(incident, why)
-        # An effect was looked up before. An undo that was begun may have happened in part: what was released must be told, or
-        # the log would go on saying that it is kept out; of anything else nobody knows.
-        if incident.undo_of is not None and intent in incident.intents:
-            part = released(parts, incident, incident.undo_of["result"]["idempotency_key"])
-            told = part.model_dump(mode="json") | {"undo": True} if part is not None and part.changed else None
-            body = told or body | {"changed": None}
-        _tell(parts, incident, intent, body)
+        # An effect was looked up before. Of an undo that was begun, what was released is told before (`recording`); of
+        # anything else nobody knows.
+        begun = incident.undo_of is not None and intent in incident.intents
+        _tell(parts, incident, intent, _not_done(incident, why) | ({"changed": None} if begun else {}))
 
 
 def tell_not_done(parts: Parts, incident: Incident, why: str, *, failed: bool) -> None:
@@ -73,14 +78,6 @@ def tell_not_done(parts: Parts, incident: Incident, why: str, *, failed: bool) -
     for intent in parts.floor.open_intents(incident.id):
         body = _not_done(incident, why, failed=failed and intent == incident.audit.get("intent"))
         _tell(parts, incident, intent, body)
-
-
-def _tell_replaced(parts: Parts, incident: Incident, replaced: Sequence[str]) -> None:
-    """What was intended anew under the same key: the result of that intent tells of the whole."""
-    why = "came to no end: its worker died or gave up; it is intended anew, and its result is told there"
-    for intent in replaced:
-        begun = intent in incident.intents
-        _tell(parts, incident, intent, _not_done(incident, why) | ({"changed": None} if begun else {}))
 
 
 def _not_done(incident: Incident, why: str, *, failed: bool = False) -> dict[str, Any]:

@@ -123,6 +123,27 @@ def _restore(incident: Incident) -> None:
     incident.undo_of = None
 
 
+def narrow(incident: Incident, part: EffectResult) -> None:
+    """What a part of an undo released is told, and is no longer there to be taken back: the rest is."""
+    if incident.undo_of is None or incident.result is None:
+        return
+    batches = incident.result.undo.get("batches") or {}
+    rest = {model: batches[model] for model in part.data.get("missing", ()) if model in batches}
+    if rest:
+        incident.result = incident.result.model_copy(update={"undo": incident.result.undo | {"batches": rest}})
+
+
+def left_to_undo(incident: Incident) -> EffectResult:
+    """The effect that is to be taken back, as it was proposed and approved, without the part of which a result tells already."""
+    assert incident.undo_of is not None
+    before = EffectResult.model_validate(incident.undo_of["result"])
+    left = incident.result.undo.get("batches") if incident.result is not None else None
+    if not left or "batches" not in before.undo:
+        return before
+    batches = {model: batch for model, batch in before.undo["batches"].items() if model in left}
+    return before.model_copy(update={"undo": before.undo | {"batches": batches}})
+
+
 def leave(parts: Parts, incident: Incident, why: str) -> State:
     """It will not be taken back: where the service wanted it, for harm, people are told, and the incident ends."""
     assert incident.undo_of is not None
