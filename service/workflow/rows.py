@@ -77,12 +77,12 @@ class ModelRows:
     ) -> RowSelection | None:
         """Labelled rows that came after an effect, by time, else in the files that were not there; None: none yet.
 
-        `reported`: windows of performance reports; where given, only files of theirs that the history lacks.
-        Raises BadInput.
+        `reported`: windows of performance reports; where given, only files of theirs that the history lacks. One that may not be
+        read keeps nobody from judging by the others. Raises BadInput.
         """
         selection = self.known(now)
         if reported:
-            named = dict.fromkeys(str(self.path(one["uri"])) for one in reported if one.get("uri"))
+            named = self._readable([str(one["uri"]) for one in reported if one.get("uri")])
             elsewhere = tuple(path for path in named if path not in selection.paths)
             if not elsewhere:
                 return None
@@ -91,6 +91,18 @@ class ModelRows:
             return selection.narrowed(start=known_then["until"])
         new = tuple(path for path in selection.paths if path not in set(known_then.get("paths", ())))
         return selection.narrowed(paths=new) if new else None
+
+    def _readable(self, uris: Sequence[str]) -> list[str]:
+        """The files that may be read, each once; raises BadInput where none of them may."""
+        found, problem = dict[str, None](), None
+        for uri in uris:
+            try:
+                found[str(self.path(uri))] = None
+            except BadInput as error:
+                problem = error
+        if problem is not None and not found:
+            raise problem
+        return list(found)
 
     def position_of(self, start: str, history: list[dict[str, Any]]) -> int:
         """Position, among the known rows, of the first row of the window that began at `start`; by the windows' own sizes.

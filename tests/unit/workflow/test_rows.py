@@ -82,6 +82,11 @@ def test_rows_after_an_effect(folder: Path) -> None:
     assert timed.after(then, NOW, [{"uri": str(folder / "many" / "b.csv")}]) is None
     reported = timed.after(then, NOW, [{"uri": str(folder / "w.csv")}, {"uri": None}])
     assert getattr(reported, "paths", ()) == (str(folder / "w.csv"),)
+    # Somebody's report of a file that may not be read takes nobody else's away.
+    both = [{"uri": "/etc/passwd"}, {"uri": str(folder / "w.csv")}]
+    assert getattr(timed.after(then, NOW, both), "paths", ()) == (str(folder / "w.csv"),)
+    with pytest.raises(BadInput):
+        timed.after(then, NOW, both[:1])
 
 
 @pytest.mark.parametrize("uri", ["/etc/passwd", "../x.csv", "http://127.0.0.1/x.csv"])
