@@ -24,7 +24,15 @@ from driftwarden.service.workflow.recording import book, book_part, book_release
 from driftwarden.service.workflow.rows import ModelRows
 from driftwarden.service.workflow.settling import settle_measured, write_settlement
 from driftwarden.service.workflow.transitions import State
-from driftwarden.service.workflow.undoing import VERSION_ACTIONS, leave, left_to_undo, propose, settle, tell_harm_stands
+from driftwarden.service.workflow.undoing import (
+    VERSION_ACTIONS,
+    leave,
+    left_to_undo,
+    narrow,
+    propose,
+    settle,
+    tell_harm_stands,
+)
 from driftwarden.service.workflow.weighing import tell_besides
 
 WINDOWS_MAX = 50
@@ -151,6 +159,7 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     if decision.outcome is Outcome.EXECUTE:
         # The last word before the intent: all hold the very policy that has just decided.
         parts.require_agreement(decision.policy_digest)
+        _leave_out_told(parts, incident)
         intend(parts, incident, "approval" if approval else "decision")
         incident.attempts += 1
         return State.EXECUTING
@@ -158,6 +167,13 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
     if approval is None:
         withdraw(parts, incident, also_approved=True)
     return hold_back(parts, incident, decision.outcome, approval=approval)
+
+
+def _leave_out_told(parts: Parts, incident: Incident) -> None:
+    """Whoever told a part of the undo and died before the commit told it for good: the next result is of the rest."""
+    if incident.undo_of is not None:
+        batches, told = left_to_undo(incident).undo.get("batches") or {}, parts.floor.released(incident.id)
+        narrow(incident, [model for model, batch in batches.items() if (model, batch) not in told])
 
 
 def _call_off(parts: Parts, incident: Incident) -> None:

@@ -100,6 +100,7 @@ class _Known:
     done_ms: dict[str, int] = field(default_factory=dict)  # intent's hash -> when that was written
     batches: dict[str, set[str]] = field(default_factory=dict)  # model -> batches that were put into quarantine
     releasing: set[str] = field(default_factory=set)  # intents to release them, of which no more was heard yet
+    released: set[tuple[str, str]] = field(default_factory=set)  # (model, batch) that was released again
     helped: dict[tuple[str, str], bool] = field(default_factory=dict)  # (model, action) -> what later rows said
     not_done: dict[str, JsonObject] = field(
         default_factory=dict
@@ -204,6 +205,13 @@ class AuditFloor:
             held = (known for known in self._known.values() if not known.releasing)
             return frozenset(batch for known in held for batch in known.batches.get(model, ()))
 
+    def released(self, incident: str) -> frozenset[tuple[str, str]]:
+        """(model, batch) of which the log tells that an incident kept them out and released them again."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident)
+            return frozenset(known.released) if known is not None else frozenset()
+
     def failures(self, model: str, action: str) -> int:
         """How many incidents' effects of this kind were found not to have helped."""
         with self._lock:
@@ -284,8 +292,10 @@ class AuditFloor:
             batches = known.batches.setdefault(model, set())
             if body.get("undo") is True:
                 batches.discard(batch)
+                known.released.add((model, batch))
             elif body.get("changed") is True and isinstance(batch, str):
                 batches.add(batch)
+                known.released.discard((model, batch))
 
     @staticmethod
     def _settled(known: _Known, body: JsonObject) -> None:

@@ -50,7 +50,7 @@ def book_part(parts: Parts, incident: Incident) -> str | None:
         incident.result = found
     book(parts, incident, found)
     use_up(parts, incident)
-    narrow(incident, found)
+    narrow(incident, found.data.get("missing", ()))
     parts.ledger.settle(incident.id, failed=True)
     return None
 
@@ -61,7 +61,7 @@ def book_released(parts: Parts, incident: Incident, part: EffectResult | None) -
         parts.ledger.release(incident.id)
         return
     book(parts, incident, part)
-    narrow(incident, part)
+    narrow(incident, part.data["missing"])
 
 
 def use_up(parts: Parts, incident: Incident) -> None:

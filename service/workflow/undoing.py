@@ -5,6 +5,7 @@ halt or in a deny window nothing moves, and people are asked. What comes of it n
 done, the incident stands again where it stood before.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from driftwarden.contracts.base import ActionName
@@ -123,12 +124,15 @@ def _restore(incident: Incident) -> None:
     incident.undo_of = None
 
 
-def narrow(incident: Incident, part: EffectResult) -> None:
-    """What a part of an undo released is told, and is no longer there to be taken back: the rest is."""
+def narrow(incident: Incident, left: Collection[str]) -> None:
+    """A part of an undo stands in the log, and is no longer there to be taken back: the batches of the models `left` are.
+
+    Where none is, it stays as it is: that it is taken back is for the undo itself to say.
+    """
     if incident.undo_of is None or incident.result is None:
         return
     batches = incident.result.undo.get("batches") or {}
-    rest = {model: batches[model] for model in part.data.get("missing", ()) if model in batches}
+    rest = {model: batch for model, batch in batches.items() if model in left}
     if rest:
         incident.result = incident.result.model_copy(update={"undo": incident.result.undo | {"batches": rest}})
 

@@ -147,6 +147,12 @@ def dying_at(point: str, nth: int = 1) -> Callable[[str], None]:
     return die
 
 
+def die_settling(*args: Any, **more: Any) -> None:
+    """The process dies when the ledger is to hear of a change; the log has heard of it."""
+    if "changed_at" in more:
+        raise Crash("settling")
+
+
 def dying_before_the_second_intent_s_commit(world: Any) -> None:
     """It is intended anew, and that is written down, and no more."""
     with pytest.raises(Crash):
@@ -194,6 +200,25 @@ def test_what_was_told_is_not_told_again(new: Callable[..., Any]) -> None:
     assert world.parts.ledger.running() == []
     agree(world)
     assert faults(world, "awaiting_approval") == []
+
+
+def test_what_was_told_before_a_crash_is_not_told_again(new: Callable[..., Any]) -> None:
+    """Who held it back told the part and died before the commit, and the halt is lifted: the next result is of the rest."""
+    world = new()
+    half_undone(world)
+    settle = world.parts.ledger.settle
+    world.parts.halts.halt(None, reason="stop", by="ada")
+    world.parts.ledger.settle = die_settling
+    with pytest.raises(Crash):
+        world.restart()
+    assert told(world)[1:] == [(True, True, ["a"])]
+    world.parts.ledger.settle = settle
+    world.parts.halts.resume(None)
+    world.restart()
+    assert (world.only().state, kept_out(world)) == ("undone", {})
+    assert told(world)[1:] == [(True, True, ["a"]), (True, True, ["b", "c"])]
+    agree(world)
+    assert faults(world) == []
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -257,10 +282,6 @@ def test_a_part_that_is_told_is_not_gone_on_with_after_a_crash(new: Callable[...
 
     def ask(*args: Any) -> Any:
         raise AskHuman("it moved on")
-
-    def die_settling(*args: Any, **more: Any) -> None:
-        if "changed_at" in more:
-            raise Crash("settling")
 
     action.undo, world.parts.ledger.settle = ask, die_settling
     with pytest.raises(Crash):
