@@ -3,6 +3,10 @@
 A thread that finds nobody writing writes its own batch and then some of those that were filled meanwhile, for to wake
 another thread costs more than to write. Those who wait are woken one after another, each by the one before it: the
 interpreter runs one thread at a time, and the one that writes must not queue behind all the others.
+
+Any thread may be interrupted between any two lines (Ctrl-C in the main thread of a command), also right after it was told to
+write or to wake the next. So who is to write, and who wakes whom, are hints: that one writes at a time is a lock, which an
+interrupted thread lets go of, and who has waited for long looks whether anybody holds it, and else does what was left undone.
 """
 
 import threading
@@ -12,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+PATIENCE_S = 0.5  # after which one who waits looks whether anybody is still writing
 LEAD_S = 0.005  # that one thread writes for others before it hands over, lest its own caller wait for ever
 
 
@@ -53,18 +58,23 @@ class GroupCommit:
         """`die` is told of what interrupted a write and gives the reason to those who wait."""
         self._write, self._die = write, die
         self._lock = threading.Lock()
+        self._leading = threading.Lock()  # held by the one that writes, taken before `_lock`
         self._batch: Batch | None = None
-        self._writing = False
+        self._writing = False  # somebody was told to write, and may have been interrupted before that
         self._decided: deque[threading.Lock] = deque()  # whose batch is done and who are not woken yet
         self._waking = False  # one of them is woken and has not yet woken the next
 
     def hand_in(self, ops: list[Op]) -> "tuple[Batch, threading.Lock | None]":
-        """The batch that these are part of, and a gate to wait at; None where nobody is writing, so that who hands in must."""
+        """The batch that these are part of, and a gate to wait at; None where nobody is writing, so that who hands in must.
+
+        Leaves `ops` empty: who is interrupted here sees by it whether they were taken.
+        """
         with self._lock:
             batch = self._batch
             if batch is None:
                 batch = self._batch = Batch()
             batch.ops += ops
+            ops.clear()
             if not self._writing:
                 self._writing = True
                 return batch, None
@@ -75,34 +85,53 @@ class GroupCommit:
 
     def finish(self, batch: Batch, gate: "threading.Lock | None") -> str | None:
         """Wait until the batch is done, or write it; returns why it is not durable, None where it is."""
-        if gate is not None:
-            try:
-                gate.acquire()
-            except BaseException:
-                self._leave(batch, gate)
-                raise
-            if batch.done:
-                self._wake_next()
-                return batch.failure
-        self._lead()
+        if gate is None or not self._is_done(batch, gate):
+            self._lead(batch)
         return batch.failure
 
-    def _lead(self) -> None:
-        """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
-        batch: Batch | None = None
+    def _is_done(self, batch: Batch, gate: threading.Lock) -> bool:
+        """Wait until the batch is done, and wake the next, or until it is to be written here: False."""
         try:
-            until = monotonic() + LEAD_S
-            while batch is None or monotonic() < until:
-                with self._lock:
-                    batch, self._batch = self._batch, None
-                    if batch is None:
-                        self._writing = False
-                        return
-                batch.failure = self._write(batch.ops)
-                self._decide(batch)
-        except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
-            self._abandon(batch, self._die(error))
+            while not gate.acquire(True, PATIENCE_S):
+                if batch.done or not self._leading.locked():
+                    self._forget(batch, gate)  # whoever was to open it may be gone
+                    break
+        except BaseException:
+            self._leave(batch, gate)
             raise
+        if batch.done:
+            self._wake_next()
+        return batch.done
+
+    def _forget(self, batch: Batch, gate: threading.Lock) -> None:
+        with self._lock:
+            if gate in batch.gates:
+                batch.gates.remove(gate)
+            elif gate in self._decided:
+                self._decided.remove(gate)
+
+    def _lead(self, own: Batch) -> None:
+        """Write the batch that is being filled, and those that are filled meanwhile; then hand over or stop writing."""
+        with self._leading:
+            if own.done:  # another has taken it for abandoned
+                return
+            if own is not self._batch:  # whoever took it to write it is gone, and what reached the disk is not known
+                self._abandon(own, self._die(InterruptedError("the thread that wrote the log was interrupted")))
+                return
+            batch: Batch | None = None
+            try:
+                until = monotonic() + LEAD_S
+                while batch is None or monotonic() < until:
+                    with self._lock:
+                        batch, self._batch = self._batch, None
+                        if batch is None:
+                            self._writing = False
+                            return
+                    batch.failure = self._write(batch.ops)
+                    self._decide(batch)
+            except BaseException as error:  # whatever interrupts a write leaves the file's end unknown
+                self._abandon(batch, self._die(error))
+                raise
         with self._lock:
             self._hand_over()
 

@@ -189,8 +189,9 @@ class AuditWriter:
     def _place(self, stage: Callable[[datetime], _Placed]) -> _Placed:
         """Give records their place in the chain, all or none, and return when they are on the disk."""
         with self._mutex:
+            if self._staged and self._dead is None:  # interrupted twice: the second time while the first was dealt with
+                self._die(InterruptedError("records were given their place and not handed in"))
             self._require_alive()
-            self._staged = []
             try:
                 placed = stage(self._clock.now())
             except BaseException as error:  # the chain may be half advanced: nothing may follow
@@ -198,7 +199,12 @@ class AuditWriter:
                 if isinstance(error, Exception):
                     raise LogUnwritable(f"the audit log cannot be written ({reason})") from error
                 raise
-            batch, gate = self._commit.hand_in(self._staged)
+            try:
+                batch, gate = self._commit.hand_in(self._staged)
+            except BaseException as error:
+                if self._staged:  # they have their place in the chain, and nobody will write them
+                    self._die(error)
+                raise
         failure = self._commit.finish(batch, gate)
         if failure is not None:
             raise LogUnwritable(f"the audit log cannot be written ({failure})")

@@ -18,7 +18,7 @@ class _Interrupted:
     def __init__(self) -> None:
         self.released = False
 
-    def acquire(self) -> None:
+    def acquire(self, *patience: object) -> None:
         raise KeyboardInterrupt
 
     def release(self) -> None:
