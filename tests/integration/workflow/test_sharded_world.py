@@ -9,6 +9,7 @@ from fakes.workflow_world import PREFIX, World
 from simulation.test_workflow import MODELS, Simulation
 
 from driftwarden.service.workflow.backpressure import backpressure
+from driftwarden.service.workflow.pruning import Pruning
 from driftwarden.stream.client import connect
 
 SHARDS = 8
@@ -98,3 +99,13 @@ def test_the_whole_workflow_on_a_cluster(tmp_path: Path) -> None:
         assert len(world.store.performance_reports("m2")) == 1
         assert world.parts.metrics.last("m2", 5)[-1]["basis"] == "reported"
         assert all(int(node.dbsize()) > 0 for node in nodes)
+        world.clock.advance(days=30)
+        world.script.win = 0.99
+        world.send(world.event("m2"))  # far behind it, by every window of the policy, are the others' actions
+        world.run()
+        before = world.parts.ledger.spend_usd()
+        Pruning(world.parts, world.store).put_away()
+        assert {one["model"] for one in world.parts.ledger._standing().values()} == {"m2"}
+        assert world.parts.ledger.spend_usd() == before
+        assert world.parts.ledger.books.fold(0, 100, lambda ids: ids) == 0
+        assert world.parts.ledger.spend_usd() == before
