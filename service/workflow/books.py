@@ -129,8 +129,10 @@ class Books:
         found = {raw.decode("utf-8", "replace"): value for raw, value in self._redis.hgetall(self.key).items()}
         return {model: self._book(model, value) for model, value in found.items() if model != _LATEST}
 
-    def put_away(self, now_ms: int, window_ms: int, over: Of) -> int:
+    def put_away(self, now_ms: int, window_ms: int, over: Of, *, limit: int = 1000) -> int:
         """Move from the ledger what is over and further back than `window_ms` from its latest action; returns how many.
+
+        Of `limit` incidents at most.
 
         `over` says which incidents have ended or are gone. What is further back by the host's clock alone stays: where the
         stream is the clock, decisions look back from its time.
@@ -147,7 +149,7 @@ class Books:
             if entry["state"] in {"done", "released"} and entry["at"] < since:
                 old.setdefault(key.partition("#")[0], {})[key] = raw, entry
         ended = over(old) if old else ()
-        return sum(self._move(old[incident]) for incident in ended)
+        return sum(self._move(old[incident]) for incident in [*ended][:limit])
 
     def _move(self, taken: Mapping[str, tuple[bytes, Entry]]) -> int:
         """All of these or, where one has changed since, none; what was released counts nowhere, and goes."""

@@ -20,6 +20,7 @@ from driftwarden.stream.client import redis_errors
 PAUSE_S = 300.0
 SUM_EVERY_S = 6 * 3600.0
 BOOKS_PER_TURN = 100
+INCIDENTS_PER_TURN = 200
 # A day of the policy's zone has up to 25 hours, and the clocks of hosts differ.
 WINDOW_MIN = timedelta(days=2)
 SLACK = timedelta(days=1, hours=1)
@@ -50,17 +51,17 @@ class Pruning:
         now = time.monotonic()
         with redis_errors("redis"):
             if now >= self._put_at:
-                self.put_away()
-                self._put_at = now + PAUSE_S
+                rests = self.put_away() < INCIDENTS_PER_TURN
+                self._put_at = now + PAUSE_S if rests else now
             elif now >= self._sum_at:
                 self._cursor = self._parts.ledger.books.fold(self._cursor, BOOKS_PER_TURN, self._closed.gone)
                 if self._cursor == 0:
                     self._settled.forget(self._closed.gone)
                     self._sum_at = now + SUM_EVERY_S
 
-    def put_away(self) -> None:
-        """Everything that is neither open nor inside a window."""
+    def put_away(self) -> int:
+        """What is neither open nor inside a window, a few hundred incidents at a time; returns how many entries of the ledger."""
         books, now_ms = self._parts.ledger.books, int(self._parts.clock.now().timestamp() * 1000)
-        books.put_away(now_ms, window_ms(self._parts.caps()), self._closed.over)
         books.put_outcomes_away(self._closed.over)
         self._settled.put_away(self._closed.over)
+        return books.put_away(now_ms, window_ms(self._parts.caps()), self._closed.over, limit=INCIDENTS_PER_TURN)

@@ -28,13 +28,12 @@ class Settled:
         recent = self._approvals.stored()
         settled = {id: found for id, found in recent.items() if found[1].state not in OPEN}
         ended = frozenset(over({one.incident for _, one in settled.values()}) if settled else ())
-        seen = self._approvals.stored(past=True) if settled else {}
-        moved = 0
-        for id, (raw, one) in settled.items():
-            if one.incident in ended:
-                before = seen[id][0] if id in seen else b""
-                moved += self._written(self._approvals.key, {id: raw}, {id: (before, raw)})
-        return moved
+        moving = {id: raw for id, (raw, one) in settled.items() if one.incident in ended}
+        stands = self._approvals.redis.hmget(self._approvals.past, [*moving]) if moving else []
+        return sum(
+            self._written(self._approvals.key, {id: raw}, {id: (seen or b"", raw)})
+            for (id, raw), seen in zip(moving.items(), stands, strict=True)
+        )
 
     def forget(self, gone: Of) -> int:
         """Remove those whose incident has left Redis; returns how many. What was rejected stays."""
