@@ -118,23 +118,32 @@ class ProcessSandbox:
         """
         request = self._checked(task, payload)
         with self._slots:
-            folder = self._call_folder()
             try:
-                (folder / "request.json").write_bytes(request)
-                bounds = {
-                    "memory_bytes": memory_bytes if memory_bytes is not None else self._limits.memory_bytes,
-                    "cpu_s": math.ceil(self._limits.cpu_s or timeout_s * self._limits.threads + 1),
-                    "fsize": self._limits.file_bytes,
-                    "nofile": self._limits.open_files,
-                    "core": 0,
-                }
-                run = _Run(task, timeout_s, self._limits)
-                line = json.dumps({"task": task, "folder": str(folder), "limits": bounds}).encode()
-                with self._submit(line, run) as connection:
-                    run.watch(connection)
-                return self._answer(run, folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                return self._once(request, task, timeout_s, memory_bytes)
+            except _NotBegun as error:
+                if not self._is_gone(error.folder):
+                    raise
+                # It was given to a server that was dying, and could not yet be seen to be.
+                return self._once(request, task, timeout_s, memory_bytes)
+
+    def _once(self, request: bytes, task: str, timeout_s: float, memory_bytes: int | None) -> JsonObject:
+        folder = self._call_folder()
+        try:
+            (folder / "request.json").write_bytes(request)
+            bounds = {
+                "memory_bytes": memory_bytes if memory_bytes is not None else self._limits.memory_bytes,
+                "cpu_s": math.ceil(self._limits.cpu_s or timeout_s * self._limits.threads + 1),
+                "fsize": self._limits.file_bytes,
+                "nofile": self._limits.open_files,
+                "core": 0,
+            }
+            run = _Run(task, timeout_s, self._limits)
+            line = json.dumps({"task": task, "folder": str(folder), "limits": bounds}).encode()
+            with self._submit(line, run) as connection:
+                run.watch(connection)
+            return self._answer(run, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Kill what runs, stop the server, remove the folder; calls under way raise Retry."""
@@ -208,6 +217,16 @@ class ProcessSandbox:
         self._server = _Server(process, ours, folder)
         return self._server
 
+    def _is_gone(self, folder: Path) -> bool:
+        """Whether the server that had this folder is dead, or dies within a moment."""
+        with self._lock:
+            server = self._server
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if server is not None and server.folder == folder:
+                server.process.wait(_KILL_TIMEOUT_S)
+            return True
+        return False
+
     def _stop_server(self) -> None:
         server, self._server = self._server, None
         if server is None:
@@ -224,6 +243,8 @@ class ProcessSandbox:
         log = self._redacted(run.log_tail())
         if run.timed_out:
             raise GiveUp(f"{run.task} was killed after {run.timeout_s:g} s (wall-clock limit){log}")
+        if run.status is None and run.pid is None:
+            raise _NotBegun(folder.parent, f"the server of {run.task} was lost{log}")
         if run.status is None:
             raise Retry(f"the process of {run.task} was lost{log}")
         if os.WIFSIGNALED(run.status):
@@ -254,6 +275,14 @@ class ProcessSandbox:
         return redact(text, self._secrets)
 
 
+class _NotBegun(Retry):
+    """The server was lost before it had told of a process for the call; `folder` was the server's."""
+
+    def __init__(self, folder: Path, message: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class _Run:
     """One call as seen from here: waits for the child, keeps the end of its output."""
 
@@ -262,7 +291,7 @@ class _Run:
         self.output = -1
         self.timed_out = False
         self.status: int | None = None
-        self._pid: int | None = None
+        self.pid: int | None = None  # of the process that works on it, once it is told
         self._log = bytearray()
 
     def watch(self, connection: socket.socket) -> None:
@@ -296,14 +325,14 @@ class _Run:
         for line in lines:
             message = json.loads(line)
             if "pid" in message:
-                self._pid = int(message["pid"])
+                self.pid = int(message["pid"])
                 deadline = time.monotonic() + self.timeout_s
             else:
                 self.status = int(message["status"])
         return deadline
 
     def _give_up(self, connection: socket.socket) -> None:
-        self.timed_out = self._pid is not None
+        self.timed_out = self.pid is not None
         try:
             connection.shutdown(socket.SHUT_WR)  # the server's order to kill
             connection.settimeout(_KILL_TIMEOUT_S)
@@ -314,9 +343,9 @@ class _Run:
 
     def _kill_group(self) -> None:
         # Where the server itself died, Linux has killed the child with it; this reaches what the child had started.
-        if self._pid is not None:
+        if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _drain(self, *, reads: int) -> bool:
         for _ in range(reads):

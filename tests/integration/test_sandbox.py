@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -291,6 +292,44 @@ def test_a_killed_server_is_replaced_and_its_children_die(tasks: Path, tmp_path:
 
         assert [type(error) for error in raised] == [Retry]
         assert sandbox.call("rogue:echo", {"again": 1}, timeout_s=PATIENCE_S) == {"again": 1}
+
+
+class _Dying:
+    """A server's process that is dead, and is not seen to be before it is waited for."""
+
+    def __init__(self, process: Any) -> None:
+        self._process, self._seen = process, False
+
+    def poll(self) -> int | None:
+        return self._process.poll() if self._seen else None
+
+    def wait(self, timeout: float) -> int:
+        self._seen = True
+        return int(self._process.wait(timeout))
+
+
+def test_a_call_that_was_given_to_a_dying_server_is_given_to_the_next(tasks: Path) -> None:
+    """A process lets go of its sockets before it can be seen to be dead: what it took meanwhile was never begun."""
+    with contextlib.closing(_sandbox(tasks)) as sandbox:
+        assert sandbox.call("rogue:echo", {"first": 1}, timeout_s=PATIENCE_S) == {"first": 1}
+        server = sandbox._server
+        assert server is not None
+        server.process.kill()
+        server.process.wait()
+        ours, theirs = socket.socketpair()
+        sandbox._server = type(server)(_Dying(server.process), ours, server.folder)  # type: ignore[arg-type]
+        server.folder.mkdir(exist_ok=True)
+
+        def let_go() -> None:
+            for descriptor in socket.recv_fds(theirs, 1, 2)[1]:
+                os.close(descriptor)
+
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        assert sandbox.call("rogue:echo", {"again": 1}, timeout_s=PATIENCE_S) == {"again": 1}
+        thread.join()
+        server.control.close()
+        theirs.close()
 
 
 @linux
