@@ -151,12 +151,12 @@ class Pacemaker:
         """A heart that beats meanwhile; afterwards the lease runs out by itself or was given up by a commit."""
         heart = Heart(store, claim, interval_s=interval_s, turn=self._turn)
         with self._turn:
-            self._heart = heart
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._running = True  # not before: where none can be started now, the next claim tries again
             elif interval_s < self._wakes_at - time.monotonic():
                 self._turn.notify()
+            self._heart = heart
         try:
             yield heart
         finally:
@@ -166,6 +166,14 @@ class Pacemaker:
                 pass  # a beat that is under way, or the word that a step was late, comes to its end first
 
     def _run(self) -> None:
+        try:
+            self._keep_pace()
+        except BaseException:  # whatever it died of: the next claim begins another
+            with self._turn:
+                self._running = False
+            raise
+
+    def _keep_pace(self) -> None:
         idle_since: float | None = None
         while True:
             with self._turn:

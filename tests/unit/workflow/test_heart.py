@@ -42,7 +42,7 @@ class Beats:
 
     def __init__(self) -> None:
         self.seen: queue.Queue[tuple[str, int]] = queue.Queue()
-        self.answers: list[Exception] = []
+        self.answers: list[BaseException] = []
 
     def heartbeat(self, claim: Claim) -> None:
         """One beat."""
@@ -142,3 +142,34 @@ def test_a_thread_without_work_ends_and_another_begins(beats: Beats, monkeypatch
     assert not thread.is_alive()
     with keep(pacemaker, beats, "b"):
         beats.next_of("b")
+
+
+def test_where_no_thread_can_be_started_the_next_claim_has_one(beats: Beats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no thread to give for a moment: that claim is not worked on, and none after it goes without a beat."""
+    pacemaker, refused = Pacemaker("refused"), [RuntimeError("can't start new thread")]
+    start = threading.Thread.start
+
+    def begin(thread: threading.Thread) -> None:
+        if thread.name == "refused" and refused:
+            raise refused.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    with pytest.raises(RuntimeError), keep(pacemaker, beats, "first"):
+        pytest.fail("worked on without a beat")
+    with keep(pacemaker, beats, "second"):
+        beats.next_of("second")
+    assert "first" not in {name for name, _ in list(beats.seen.queue)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_followed_by_another(beats: Beats) -> None:
+    """Whatever ended it in the middle of a claim, the next claim is kept."""
+    beats.answers = [SystemExit()]
+    pacemaker = Pacemaker("dying")
+    with keep(pacemaker, beats, "first"):
+        beats.next_of("first")
+        for thread in threads("dying"):
+            thread.join(WAIT_S)
+    with keep(pacemaker, beats, "second"):
+        beats.next_of("second")
