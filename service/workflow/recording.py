@@ -73,20 +73,36 @@ def use_up(parts: Parts, incident: Incident) -> None:
 
 
 def _tell(parts: Parts, incident: Incident, result: EffectResult, *, undo: bool) -> None:
-    intent = _bearer(parts, incident)
-    if intent is None:
+    untold, intent = _untold(parts, incident, result), _bearer(parts, incident)
+    if untold is None or intent is None:
         return
     if intent not in incident.intents:
         incident.intents.append(intent)  # or the log would tell of an effect that the incident does not know
     written = parts.floor.result_of(incident.id, intent)
     incident.audit["result"] = written or parts.audit.append(
         "result",
-        {**result.model_dump(mode="json"), "undo": undo},
+        {**untold.model_dump(mode="json"), "undo": undo},
         actor=SERVICE,
         incident=incident.id,
         correlation_id=incident.correlation_id,
         causation=intent,
     )
+
+
+def _untold(parts: Parts, incident: Incident, result: EffectResult) -> EffectResult | None:
+    """What it tells beyond what stands in the log; None: nothing.
+
+    Where nothing is intended, whoever told a part of an undo may have died before the commit: another intent must not tell it
+    again, which may be open still.
+    """
+    if incident.undo_of is None or incident.intent is not None:
+        return result
+    batches = result.data.get("batches") or {incident.model: result.data.get("batch")}
+    told = parts.floor.released(incident.id)
+    left = {model: batch for model, batch in batches.items() if (model, batch) not in told}
+    if not left:
+        return None
+    return result.model_copy(update={"data": result.data | {"batches": left}}) if "batches" in result.data else result
 
 
 def _bearer(parts: Parts, incident: Incident) -> str | None:

@@ -221,6 +221,32 @@ def test_what_was_told_before_a_crash_is_not_told_again(new: Callable[..., Any])
     assert faults(world) == []
 
 
+@pytest.mark.parametrize("settled", [False, True])
+def test_what_was_told_before_a_crash_is_told_by_no_other_intent(new: Callable[..., Any], settled: bool) -> None:
+    """Who held it back told the part and died before the commit, and it is held back again: another intent is still open."""
+    world = new()
+    half_undone(world)
+    dying_before_the_second_intent_s_commit(world)
+    world.parts.halts.halt(None, reason="stop", by="ada")
+    settle = world.parts.ledger.settle
+
+    def die(*args: Any, **more: Any) -> None:
+        if settled:
+            settle(*args, **more)
+        raise Crash("settling")
+
+    world.parts.ledger.settle = die
+    with pytest.raises(Crash):
+        world.restart()
+    world.parts.ledger.settle = settle
+    world.restart()
+    assert told(world)[1:] == [(True, True, ["a"]), (True, False, [])]
+    assert world.parts.ledger.running() == []
+    assert world.parts.ledger.entries()[world.only().id]["state"] == "done"
+    agree(world)
+    assert faults(world, "awaiting_approval") == []
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_refused_undo_says_what_it_had_released(new: Callable[..., Any], again: bool) -> None:
     """One is released, and then another incident keeps the next one out: it is not undone, and the log knows what is free."""
