@@ -1,13 +1,15 @@
 """What the ledger keeps of each model that is neither open nor inside a window of the policy, out of the way of decisions.
 
 Hash `<prefix>ledger:past{<prefix>ledger}` (the braces put it on the ledger's slot): model -> sealed JSON of a `Book`, and under
-`#` the sealed time (ms) of the latest action that was put away: whoever counts further back than that reads all books.
+`#` the sealed time (ms) of the latest action that was put away: whoever counts further back than that, or finds none, reads
+all books.
 
     entries  `<ledger's key>#@<at>` -> entry as the ledger's, until its incident has left Redis; in the book of each of its models
-    track    `<action>|<incident>` -> whether it helped, as long
-    before   the sum of what is gone: {cost (micro-USD), last {at, failed, undo, action}, change {at, action},
-             track {action: [helped, not]}}: of a model's past there is never less than what was spent, its last action, its
-             last change of what is in force, and the track record
+    track    `<action>|<incident>` -> whether it helped; never summed up: under its name it counts once, however often somebody
+             puts it back where it came from
+    before   the sum of what is gone: {cost (micro-USD), times (how many concerned the model), own (of these its own), last
+             {at, failed, undo, action}, change {at, action}}: of a model's past there is never less than what was spent, its
+             last action, and its last change of what is in force
 """
 
 import json
@@ -50,20 +52,23 @@ class Book:
         last, change = self.before.get("last"), self.before.get("change")
         if last is None:
             return dict(self.entries)
-        gone = {"model": model, **last, "cost": self.before["cost"], "state": "done"}
+        sums = {name: self.before.get(name, 1) for name in ("times", "own")}
+        gone = {"model": model, **last, "cost": self.before["cost"], "state": "done", **sums}
         if change is not None:
             gone |= {"action": change["action"], "changed": change["at"]}
         return {**self.entries, f"before#{model}": gone}
 
-    def outcomes(self, action: str) -> tuple[dict[str, bool], tuple[int, int]]:
-        """By incident whether it helped; besides those, how many helped and how many did not."""
-        found = {key.partition("|")[2]: helped for key, helped in self.track.items() if key.startswith(f"{action}|")}
-        helped, failed = self.before.get("track", {}).get(action, (0, 0))
-        return found, (helped, failed)
+    def outcomes(self, action: str) -> dict[str, bool]:
+        """By incident whether it helped."""
+        return {key.partition("|")[2]: helped for key, helped in self.track.items() if key.startswith(f"{action}|")}
 
     def incidents(self) -> set[str]:
-        """All that it names."""
-        return {key.partition("#")[0] for key in self.entries} | {key.partition("|")[2] for key in self.track}
+        """Those whose effects it has."""
+        return {key.partition("#")[0] for key in self.entries}
+
+    def latest(self) -> int:
+        """When (ms) the last action of all that it knows of happened."""
+        return max(int(one["at"]) for one in ({"at": 0}, self.before.get("last", {"at": 0}), *self.entries.values()))
 
     def effects_of(self, incident: str) -> list[tuple[int, str]]:
         """When (ms) and under which key: its effects that happened and are no undo."""
@@ -74,22 +79,18 @@ class Book:
         ]
 
     def fold(self, model: str, gone: Collection[str]) -> bool:
-        """Put what these incidents left into the sum; True where there was something."""
+        """Put the effects of these incidents into the sum; True where there was one."""
         entries = {key: entry for key, entry in self.entries.items() if key.partition("#")[0] in gone}
-        outcomes = {key: helped for key, helped in self.track.items() if key.partition("|")[2] in gone}
         for key, entry in entries.items():
             del self.entries[key]
             if entry["state"] != "released":
                 self._add(model, entry)
-        for key, helped in outcomes.items():
-            del self.track[key]
-            sums = self.before.setdefault("track", {}).setdefault(key.partition("|")[0], [0, 0])
-            sums[0 if helped else 1] += 1
-        return bool(entries or outcomes)
+        return bool(entries)
 
     def _add(self, model: str, entry: Mapping[str, Any]) -> None:
-        cost = entry["cost"] if entry["model"] == model else 0  # what it cost is its own model's, once
-        self.before["cost"] = self.before.get("cost", 0) + cost
+        own = entry["model"] == model  # what it cost is its own model's, once
+        for name, more in {"cost": entry["cost"] if own else 0, "times": 1, "own": int(own)}.items():
+            self.before[name] = self.before.get(name, 0) + more
         last, change = self.before.get("last"), self.before.get("change")
         if last is None or entry["at"] >= last["at"]:
             told = {name: bool(entry.get(name)) for name in ("failed", "undo")}
@@ -104,7 +105,14 @@ def with_past(found: Mapping[str, Entry | None], books: Mapping[str, Book | None
     """What the ledger has and what stands in the books, each once; None for a book that is none of ours."""
     past: dict[str, Entry | None] = {}
     for model, book in books.items():
-        past |= {f"before#{model}": None} if book is None else book.as_entries(model)
+        if book is None:
+            past[f"before#{model}"] = None
+            continue
+        for key, entry in book.as_entries(model).items():
+            # What concerned several models is summed up in the book of one after the other: its cost stands in that of its own.
+            home = books.get(entry["model"])
+            summed = key in book.entries and home is not None and key not in home.entries
+            past[key] = {**entry, "cost": 0} if summed else entry
     moved = {put_name(key, entry) for key, entry in found.items() if entry is not None}
     return {**found, **{key: entry for key, entry in past.items() if key not in moved}}
 
@@ -119,10 +127,15 @@ class Books:
         self._put_away = client.register_script(files(__package__).joinpath("put_away.lua").read_text(encoding="utf-8"))
 
     def read(self, models: Sequence[str]) -> tuple[dict[str, Book | None], int | None]:
-        """The books of these models that have one, and the time (ms) of the latest action in any book (0: in none)."""
+        """The books of these models that have one, and the time (ms) of the latest action in any book (0: nothing says).
+
+        None for that time, too, where it is from before what stands in these books: somebody put an older one back.
+        """
         found = dict(zip([_LATEST, *models], self._redis.hmget(self.key, [_LATEST, *models]), strict=True))
         latest = self._latest(found.pop(_LATEST))
-        return {model: self._book(model, raw) for model, raw in found.items() if raw is not None}, latest
+        books = {model: self._book(model, raw) for model, raw in found.items() if raw is not None}
+        is_older = latest and any(book is not None and book.latest() > latest for book in books.values())
+        return books, None if is_older else latest
 
     def all(self) -> dict[str, Book | None]:
         """Every book."""
@@ -152,22 +165,28 @@ class Books:
         return sum(self._move(old[incident]) for incident in [*ended][:limit])
 
     def _move(self, taken: Mapping[str, tuple[bytes, Entry]]) -> int:
-        """All of these or, where one has changed since, none; what was released counts nowhere, and goes."""
-        kept = {key: entry for key, (_, entry) in taken.items() if entry["state"] != "released"}
-        models = sorted({model for entry in kept.values() for model in models_of(entry)})
+        """All of these or, where one has changed since, none; what was released counts nowhere, and goes, also from where it was
+        put before somebody released it."""
+        entries = {key: entry for key, (_, entry) in taken.items()}
+        models = sorted({model for entry in entries.values() for model in models_of(entry)})
         seen = self._raw([_LATEST, *models])
         latest, books = self._latest(seen[_LATEST]), {model: self._book_or_new(model, seen[model]) for model in models}
         if latest is None:
             return 0
-        for key, entry in kept.items():
-            latest = max(latest, entry["at"])
+        touched: dict[str, Book] = {}
+        for key, entry in entries.items():
             for model in models_of(entry):
-                book = books[model]
+                book, name = books[model], put_name(key, entry)
                 if book is None:
                     return 0
-                book.entries[put_name(key, entry)] = entry
-        new = {model: self._closed(model, book) for model, book in books.items() if book is not None}
-        new[_LATEST] = self._seal.close(_KIND, _LATEST, str(latest))
+                if entry["state"] != "released":
+                    book.entries[name], touched[model] = entry, book
+                    latest = max(latest, entry["at"])
+                elif book.entries.pop(name, None) is not None:
+                    touched[model] = book
+        new = {model: self._closed(model, book) for model, book in touched.items()}
+        if touched:
+            new[_LATEST] = self._seal.close(_KIND, _LATEST, str(latest))
         gone = {key: raw for key, (raw, _) in taken.items()}
         written = self._written(self._ledger, gone, {name: (seen[name], value) for name, value in new.items()})
         return len(taken) if written else 0

@@ -337,6 +337,6 @@ def raised(counted: JsonObject, floor: JsonObject) -> JsonObject:
         # The log's last action is as late or later: that one's outcome counts, and of the same one the worse.
         same = there == here and counted["last_action_failed"]
         result |= {"seconds_since_last_action_model": there, "last_action_failed": floor["last_action_failed"] or same}
-    if floor["recent_failures"] > counted["recent_failures"]:
+    if counted["recent_failures"] is not None and floor["recent_failures"] > counted["recent_failures"]:
         result |= {name: floor[name] for name in ("recent_runs", "recent_failures")}
     return result

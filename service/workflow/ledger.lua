@@ -1,5 +1,5 @@
 -- reserve: count one action against every cap, or none at all
--- KEYS: 2 the books of the past (`books.py`: model -> sealed JSON {entries}; `#` -> sealed ms of the latest action in them)
+-- KEYS: 2 the books of the past (`books.py`: model -> sealed JSON {entries, before}; `#` -> sealed ms of the latest action in them)
 --       1 ledger hash (incident -> 64 hex digits, a space, JSON {model, models, action, cost, at, state, failed, undo}; `<incident>#<n>`: its earlier effects)
 -- ARGV: 1 incident 2 model 3 action 4 cost_microusd 5 at_ms (the decision's moment) 6 day_start_ms
 --       7 day cap 8 model-day cap 9 model rate max 10 model rate window_ms 11 global rate max 12 global rate window_ms
@@ -27,18 +27,18 @@ local spent, rate_global, run_global = 0, 0, 0
 local mine = {[ARGV[2]] = {spent = 0, rate = 0, run = 0}} -- of each model that it concerns
 local others = decode(ARGV[15]).models or {}
 for _, model in ipairs(others) do mine[model] = {spent = 0, rate = 0, run = 0} end
-local function count(e)
+local function count(e) -- `times`, `own`: it is the sum of so many, none of them later, all of which count
   if e.state ~= 'released' then
     local concerns = {[e.model or ''] = true}
     for _, model in ipairs(e.models or {}) do concerns[model] = true end
     for model in pairs(concerns) do
       local of = mine[model]
       if of and e.at >= day then of.spent = of.spent + e.cost end
-      if of and ARGV[10] ~= '' and e.at > at - tonumber(ARGV[10]) then of.rate = of.rate + 1 end
+      if of and ARGV[10] ~= '' and e.at > at - tonumber(ARGV[10]) then of.rate = of.rate + (e.times or 1) end
       if of and e.state == 'running' then of.run = of.run + 1 end
     end
     if e.at >= day then spent = spent + e.cost end
-    if ARGV[12] ~= '' and e.at > at - tonumber(ARGV[12]) then rate_global = rate_global + 1 end
+    if ARGV[12] ~= '' and e.at > at - tonumber(ARGV[12]) then rate_global = rate_global + (e.own or 1) end
     if e.state == 'running' then run_global = run_global + 1 end
   end
 end
@@ -51,13 +51,15 @@ for i = 1, #all, 2 do
   end
 end
 local latest = redis.call('HGET', KEYS[2], '#')
-latest = latest and (tonumber(read(latest)) or math.huge) or 0
+latest = latest and tonumber(read(latest)) or math.huge -- nobody says: all are looked through
 if latest >= math.min(day, at - (tonumber(ARGV[10]) or 0), at - (tonumber(ARGV[12]) or 0)) then
   local books, seen = redis.call('HGETALL', KEYS[2]), {} -- the policy looks further back than when that was put away
   for i = 1, #books, 2 do
-    local book = books[i] == '#' and {} or read(books[i + 1])
-    if not book then return 'unreadable' end
-    for key, e in pairs(book.entries or {}) do -- what concerned several models stands in the book of each
+    local book = books[i] == '#' and {entries = {}} or read(books[i + 1])
+    if type(book) ~= 'table' or type(book.entries) ~= 'table' then return 'unreadable' end
+    local sum = book.before or {}
+    if sum.last then count({model = books[i], at = sum.last.at, cost = sum.cost, times = sum.times, own = sum.own}) end
+    for key, e in pairs(book.entries) do -- what concerned several models stands in the book of each
       if not seen[key] and string.sub(key, 1, #ARGV[1] + 1) ~= ARGV[1] .. '#' then count(e) end
       seen[key] = true
     end

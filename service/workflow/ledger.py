@@ -297,8 +297,9 @@ class Ledger:
         books, latest = self.books.read(models)
         at = parse_rfc3339(now)
         back_ms = caps.rate_global[1] if caps.rate_global else 86_400_000
-        if latest is not None and latest > min(_ms(at) - back_ms, _day_start_ms(at, caps.zone)):
-            books = self.books.all()  # the policy looks further back than when that was put away
+        # The policy looks further back than when that was put away, or nobody says when that was.
+        if latest is not None and (not latest or latest >= min(_ms(at) - back_ms, _day_start_ms(at, caps.zone))):
+            books = self.books.all()
         found = with_past(hot, books)
         if latest is None or None in found.values():
             return {model: dict.fromkeys(STATE_FACTS) for model in models}
@@ -327,9 +328,8 @@ class Ledger:
         book = self.books.read([model])[0].get(model, Book())
         if book is None or None in outcomes.values():
             return {"successes": None, "failures": None, "lower_bound": None}
-        past, (helped, failed) = book.outcomes(action)
-        told = [*({**past, **outcomes}).values()]
-        successes, failures = told.count(True) + helped, told.count(False) + failed
+        told = [*({**book.outcomes(action), **outcomes}).values()]
+        successes, failures = told.count(True), told.count(False)
         return {
             "successes": successes,
             "failures": failures,
@@ -345,7 +345,9 @@ class Ledger:
 def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str, caps: Caps) -> dict[str, Any]:
     """The counting facts of contract §4 from entries `{model, models, at, cost, state, failed, undo}`.
 
-    One that is dated later than `now` counts as of now: clocks differ, and what happened must not vanish for that.
+    One with `times` and `own` is the sum of so many, none later than `at` (`books.py`): all of them count wherever it does, and
+    how many of them failed is not known. One that is dated later than `now` counts as of now: clocks differ, and what happened
+    must not vanish for that.
     """
     moment = parse_rfc3339(now)
     at, day = _ms(moment), _day_start_ms(moment, caps.zone)
@@ -353,27 +355,29 @@ def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str,
     mine = [entry for entry in counted if _concerns(entry, model)]
     last = max(mine, key=lambda entry: entry["at"], default=None)
     since = at - caps.breaker_window_ms
-    finished = [e for e in mine if e["state"] == "done" and e["at"] > since and not e.get("undo")]
+    recent = [entry for entry in mine if entry["at"] > since]
+    finished = [entry for entry in recent if entry["state"] == "done" and not entry.get("undo")]
+    is_known = not any("times" in entry for entry in recent)
 
     def spent(entries: Sequence[Mapping[str, Any]]) -> str:
         return str(Decimal(sum(int(entry["cost"]) for entry in entries if entry["at"] >= day)) / _MICRO)
 
-    def within(entries: Sequence[Mapping[str, Any]], rate: tuple[int, int] | None) -> int:
+    def within(entries: Sequence[Mapping[str, Any]], rate: tuple[int, int] | None, many: str) -> int:
         window_ms = rate[1] if rate else 86_400_000
-        return sum(entry["at"] > at - window_ms for entry in entries)
+        return sum(entry.get(many, 1) for entry in entries if entry["at"] > at - window_ms)
 
     return {
         "spent_usd_today": spent(counted),
         "spent_usd_today_model": spent(mine),
-        "actions_in_window_model": within(mine, caps.rate_model),
-        "actions_in_window_global": within(counted, caps.rate_global),
+        "actions_in_window_model": within(mine, caps.rate_model, "times"),
+        "actions_in_window_global": within(counted, caps.rate_global, "own"),
         "seconds_since_last_action_model": None if last is None else (at - int(last["at"])) // 1000,
         # What was taken back last had failed, whoever found it so.
         "last_action_failed": bool(last and (last.get("failed") or last.get("undo"))),
         "running_model": sum(entry["state"] == "running" for entry in mine),
         "running_global": sum(entry["state"] == "running" for entry in counted),
-        "recent_runs": len(finished),
-        "recent_failures": sum(bool(entry.get("failed")) for entry in finished),
+        "recent_runs": len(finished) if is_known else None,
+        "recent_failures": sum(bool(entry.get("failed")) for entry in finished) if is_known else None,
     }
 
 

@@ -92,7 +92,7 @@ def test_what_is_put_away_changes_no_figure(ledger: Ledger, client: Any) -> None
     assert client.hlen(PAST) == size
     assert [book.entries for book in ledger.books.all().values() if book] == [{}, {}]
     after = figures(ledger)
-    # A window that reaches behind what left Redis counts one for all of it: here the audit log says more.
+    # How many of what left Redis failed inside a window that reaches behind it, nobody knows any more.
     assert (after.pop("facts")[0], after) == (before.pop("facts")[0], before)
     assert ledger.needed() == frozenset({"before", "inc-4", "inc-5"})
 
@@ -111,6 +111,58 @@ def test_a_longer_window_counts_what_was_put_away(ledger: Ledger) -> None:
     assert (
         ledger.reserve("inc-9", **(asked | {"model": "c"}), caps=Caps(rate_model=(1, 40 * DAY_MS))) == "rate-per-model"
     )
+
+
+def test_what_left_redis_counts_whole_in_a_longer_window(ledger: Ledger) -> None:
+    """Each action of it as if it were the last, and once where all are counted; what failed of it is unknown, which escalates."""
+    for number in (1, 2, 3):
+        act(ledger, f"inc-{number}", number, "a", "b")
+    act(ledger, "inc-4", 19, "d")
+    week = Caps(rate_model=(9, 40 * DAY_MS), rate_global=(9, 40 * DAY_MS))
+    long = Caps(rate_model=week.rate_model, rate_global=week.rate_global, breaker_window_ms=40 * DAY_MS)
+    before = ledger.facts_of("inc-9", models=["a", "b", "d"], now=NOW, caps=week)
+    assert put_away(ledger) == 3
+    fold(ledger)
+    assert ledger.facts_of("inc-9", models=["a", "b", "d"], now=NOW, caps=week) == before
+    found = ledger.facts_of("inc-9", models=["b"], now=NOW, caps=long)["b"]
+    assert (found["actions_in_window_model"], found["actions_in_window_global"]) == (3, 4)
+    assert (found["recent_runs"], found["recent_failures"]) == (None, None)
+    asked: dict[str, Any] = {"action": "retrain", "cost_usd": Decimal(1), "now": NOW}
+    refused = ledger.reserve("inc-8", model="b", **asked, caps=Caps(rate_model=(3, 40 * DAY_MS)))
+    assert refused == "rate-per-model"
+    assert ledger.reserve("inc-8", model="z", **asked, caps=Caps(rate_global=(4, 40 * DAY_MS))) == "rate-global"
+    assert ledger.reserve("inc-8", model="z", **asked, caps=Caps(rate_global=(5, 40 * DAY_MS))) is None
+
+
+def test_the_first_moment_of_the_day_is_of_the_day(ledger: Ledger) -> None:
+    """What happened on the stroke of midnight, and is all that was put away, is spent today by whoever looks back from then."""
+    about: dict[str, Any] = {"model": "a", "action": "retrain", "cost_usd": Decimal(3), "caps": Caps()}
+    assert ledger.reserve("inc-1", **about, now="2026-11-01T00:00:00Z") is None
+    ledger.settle("inc-1")
+    act(ledger, "inc-2", 19, "b")
+    then: dict[str, Any] = {"models": ["z"], "now": "2026-11-01T09:00:00Z", "caps": Caps(rate_global=(9, 3_600_000))}
+    before = ledger.facts_of("inc-9", **then)
+    assert put_away(ledger) == 1
+    assert ledger.facts_of("inc-9", **then) == before
+    assert before["z"]["spent_usd_today"] == "6"
+
+
+def test_who_takes_the_mark_away_hides_nothing(ledger: Ledger, client: Any) -> None:
+    """Without it all books are looked through; with an older one, counters are unknown."""
+    act(ledger, "inc-1", 1, "a")
+    act(ledger, "inc-2", 12, "b")
+    assert put_away(ledger) == 1
+    older = client.hget(PAST, "#")
+    act(ledger, "inc-3", 2, "c")
+    act(ledger, "inc-4", 20, "d")
+    assert put_away(ledger) == 1
+    asked: dict[str, Any] = {"model": "z", "action": "retrain", "cost_usd": Decimal(1), "now": NOW}
+    two = Caps(rate_global=(4, 40 * DAY_MS))
+    client.hdel(PAST, "#")
+    assert ledger.facts("inc-9", model="z", now=NOW, caps=two)["actions_in_window_global"] == 4
+    assert ledger.reserve("inc-9", **asked, caps=two) == "rate-global"
+    client.hset(PAST, "#", older)
+    assert set(ledger.facts("inc-9", model="c", now=NOW, caps=SHORT).values()) == {None}
 
 
 def test_what_is_open_recent_or_not_ours_stays(ledger: Ledger, client: Any) -> None:
@@ -162,6 +214,56 @@ def test_an_outcome_that_stands_in_both_counts_once(ledger: Ledger, client: Any)
     assert ledger.books.put_outcomes_away(everything) == 1
     found = ledger.track_record(model="a", action="retrain")
     assert (found["successes"], found["failures"]) == (0, 1)
+
+
+def test_an_outcome_that_is_put_back_counts_once(ledger: Ledger, client: Any) -> None:
+    """However often, and long after its incident is gone: a track record is not made by copies of one success."""
+    act(ledger, "inc-1", 1, "a")
+    ledger.record_outcome("inc-1", model="a", action="retrain", helped=True)
+    picture = client.dump("driftwarden:track")
+    for _ in range(3):
+        assert ledger.books.put_outcomes_away(everything) == 1
+        fold(ledger)
+        client.restore("driftwarden:track", 0, picture)
+    assert ledger.track_record(model="a", action="retrain")["successes"] == 1
+
+
+def test_two_processes_put_an_outcome_away_once(ledger: Ledger) -> None:
+    """One looked; before it goes on, the other moved it, and summed up what was gone."""
+    act(ledger, "inc-1", 1, "a")
+    ledger.record_outcome("inc-1", model="a", action="retrain", helped=True)
+
+    def meanwhile(ids: Collection[str]) -> Collection[str]:
+        ledger.books.put_outcomes_away(everything)
+        fold(ledger)
+        return ids
+
+    ledger.books.put_outcomes_away(meanwhile)
+    assert ledger.track_record(model="a", action="retrain")["successes"] == 1
+
+
+def test_what_is_released_while_it_moves_stays_released(ledger: Ledger, client: Any) -> None:
+    """Who released it had read it before it moved, and writes it back afterwards: it counts nowhere, also once it moves again."""
+    act(ledger, "inc-1", 1, "a", "b")
+    act(ledger, "inc-2", 19, "c")
+    picture = client.hgetall("driftwarden:ledger")
+    assert put_away(ledger) == 1
+    client.hset("driftwarden:ledger", "inc-1", picture[b"inc-1"])
+    ledger.release("inc-1")
+    assert ledger.spend_usd("a") == 0
+    assert put_away(ledger) == 1
+    assert (ledger.spend_usd("a"), set(ledger.entries())) == (Decimal(0), {"inc-2"})
+
+
+def test_what_is_summed_up_for_one_model_is_spent_once(ledger: Ledger, client: Any) -> None:
+    """The process died before the book of the other one."""
+    act(ledger, "inc-1", 1, "a", "b")
+    act(ledger, "inc-2", 19, "c")
+    assert put_away(ledger) == 1
+    book = client.hget(PAST, "b")
+    fold(ledger)
+    client.hset(PAST, "b", book)
+    assert (ledger.spend_usd("a"), ledger.spend_usd("b"), ledger.spend_usd()) == (Decimal(3), Decimal(0), Decimal(6))
 
 
 def test_a_later_effect_of_the_same_incident_is_another(ledger: Ledger) -> None:
