@@ -14,6 +14,7 @@ from driftwarden.service.workflow.deciding import (
     fail,
     hold_back,
     look_again,
+    reserve,
     withdraw,
 )
 from driftwarden.service.workflow.incident import Incident
@@ -156,7 +157,9 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         return State.TRIAGED
     approval = approval_facts(parts, incident)
     decision = decide(parts, incident, approval=approval)
-    if decision.outcome is Outcome.EXECUTE:
+    # Reserved before, but whoever called it off and died before the commit has given that up.
+    broken = reserve(parts, incident) if decision.outcome is Outcome.EXECUTE else None
+    if decision.outcome is Outcome.EXECUTE and broken is None:
         # The last word before the intent: all hold the very policy that has just decided.
         parts.require_agreement(decision.policy_digest)
         _leave_out_told(parts, incident)
@@ -164,6 +167,8 @@ def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> Sta
         incident.attempts += 1
         return State.EXECUTING
     _call_off(parts, incident)
+    if broken is not None:
+        return carry_on(parts, incident, approval=approval)
     if approval is None:
         withdraw(parts, incident, also_approved=True)
     return hold_back(parts, incident, decision.outcome, approval=approval)

@@ -61,7 +61,7 @@ def carry_on(parts: Parts, incident: Incident, *, approval: dict[str, Any] | Non
     if outcome is Outcome.EXECUTE:
         # It waits here, where more drift still joins and nothing is reserved yet.
         parts.require_agreement()
-        broken = _reserve(parts, incident)
+        broken = reserve(parts, incident)
         if broken is None:
             withdraw(parts, incident, also_approved=False)
             return State.EXECUTING
@@ -90,7 +90,8 @@ def hold_back(parts: Parts, incident: Incident, outcome: Outcome, *, approval: d
     return State.MONITORING
 
 
-def _reserve(parts: Parts, incident: Incident) -> str | None:
+def reserve(parts: Parts, incident: Incident) -> str | None:
+    """Count it against every cap, where it does not already; the id of the cap that it would break, else None."""
     candidate = incident.candidate
     assert candidate is not None
     assert incident.decision is not None

@@ -1,15 +1,19 @@
 """A worker that dies at any point of the walk leaves an incident that another finishes with exactly one effect."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from fakes.workflow_world import Crash
 
 from driftwarden.audit import verify
+from driftwarden.clock import rfc3339
 from driftwarden.contracts.base import ActionName, RootCause
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import Retry
+from driftwarden.policies import load_policy
+from driftwarden.service.workflow.ledger import Caps
 
 WALK = [
     *[f"stepped:{state}" for state in ("received", "triaged", "investigated", "planned", "rehearsed", "decided")],
@@ -73,6 +77,40 @@ def test_killed_before_the_intent_and_halted_nothing_is_done(world: Any) -> None
     world.restart()
     assert world.plant.done == {}
     assert world.only().state == "awaiting_approval"
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_called_off_before_a_crash_it_is_reserved_anew(world: Any, taken: bool) -> None:
+    """What was reserved is given up under a halt, its process dies before the commit, and the halt is lifted: nothing is done
+    that no cap counts, nor beside what another reserved meanwhile."""
+    text = world.policy_text().replace("perModel: 1, ", "")  # only the ledger knows of the other
+    world.policy.replace(load_policy(text, "policy.yml"))
+
+    def halt_and_die(where: str) -> None:
+        if where == "committed:executing":
+            world.parts.halts.halt(None, reason="deploy", by="ops")
+        if where == "stepped:executing":
+            raise Crash(where)
+
+    world.send()
+    with pytest.raises(Crash):
+        world.run(world.worker(fail_point=halt_and_die))
+    if taken:
+        now = rfc3339(world.clock.now())
+        one = {"model": "m", "action": "rollback", "cost_usd": Decimal(0), "now": now, "caps": Caps()}
+        assert world.parts.ledger.reserve("inc-other", **one) is None
+    running: list[list[str]] = []
+    world.plant.die_at = lambda where: running.append(world.parts.ledger.running())
+    world.parts.halts.resume(None)
+    world.restart()
+    if taken:
+        assert (world.only().state, world.plant.done, world.records("intent")) == ("awaiting_approval", {}, [])
+        assert world.parts.ledger.running() == ["inc-other"]
+    else:
+        assert (world.only().state, len(world.plant.moves)) == ("verifying", 1)
+        assert running
+        assert all(each == [world.only().id] for each in running)
+        assert world.parts.ledger.running() == []
 
 
 def test_killed_after_the_alias_moved_a_halt_does_not_hide_it(world: Any) -> None:
