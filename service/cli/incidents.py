@@ -139,7 +139,8 @@ def _by_hand(id: str, what: "What", reason: str, name: str | None, key: str | No
     with open_views() as views:
         incident = views.store.find(_prefix(id))
         record = views.store.get(incident)
-        check_request(record.state, what, changed=bool((record.doc.get("result") or {}).get("changed")))
+        stands = bool((record.doc.get("result") or {}).get("changed")) and record.doc.get("undone") is None
+        check_request(record.state, what, stands=stands)
         if what == "retry":
             check_retry(incident_of(record))
         who, entry = listed(views.settings, name, key, lambda: groups_of_policy(views.settings))

@@ -35,13 +35,13 @@ ALLOWED: dict[str, frozenset[State]] = {
 _NOT_DONE = {"retry": "not retried", "close": "not closed", "undo": "not undone", "choose": "not chosen"}
 
 
-def check_request(state: str, what: str, *, changed: bool = True) -> None:
-    """Raise BadInput where an incident in this state cannot be asked that, or has nothing to undo (`changed` False)."""
+def check_request(state: str, what: str, *, stands: bool = True) -> None:
+    """Raise BadInput where an incident in this state cannot be asked that, or has nothing to undo (`stands` False)."""
     if state not in ALLOWED[what]:
         allowed = ", ".join(sorted(ALLOWED[what]))
         raise BadInput(f"cannot {what} this incident", got=f"state `{state}`", expected=f"one of: {allowed}")
-    if what == "undo" and not changed:
-        raise BadInput("cannot undo this incident", got="one that changed nothing", expected="an effect that stands")
+    if what == "undo" and not stands:
+        raise BadInput("cannot undo this incident", got="one of which nothing stands", expected="an effect that stands")
 
 
 def other_candidates(incident: Incident) -> list[str]:
@@ -116,7 +116,9 @@ def check_retry(incident: Incident) -> None:
     """Raise Refused where beginning again would forget an effect: it counts against no cap of its own incident."""
     if incident.undo_of is not None:
         raise Refused("an undo waits for an answer")
-    if incident.result is not None and incident.result.changed and incident.undone is None:
+    if incident.undone is not None:  # under the same key it would be found as done
+        raise Refused("its effect was done and taken back: the next drift opens an incident of its own")
+    if incident.result is not None and incident.result.changed:
         raise Refused("its effect stands: undo it first, or let the next drift open an incident of its own")
 
 

@@ -48,6 +48,10 @@ def book_part(parts: Parts, incident: Incident) -> str | None:
         return None
     if incident.undo_of is None:
         incident.result = found
+    elif not found.data.get("missing"):
+        incident.undone = (
+            found  # it fails for whatever came after that; nothing of it stands, or is left to be taken back
+        )
     book(parts, incident, found)
     use_up(parts, incident)
     narrow(incident, found.data.get("missing", ()))

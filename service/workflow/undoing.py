@@ -48,6 +48,8 @@ def propose(
     result, plan, intent = incident.result, incident.plan, incident.intent
     if result is None or plan is None or intent is None or not result.changed:
         raise Refused("there is nothing to undo: the incident changed nothing")
+    if incident.undone is not None:
+        raise Refused("there is nothing to undo: its effect was taken back")
     champion = parts.registry.champion(parts.settings.watched(incident.model))
     action, params = result.action, dict[str, Any](undo=incident.id)
     if action in VERSION_ACTIONS:

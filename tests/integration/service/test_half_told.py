@@ -376,6 +376,10 @@ def test_a_batch_whose_release_never_answers_is_told_as_released(world: Any) -> 
     assert (world.only().state, kept_out(world)) == ("failed", {})
     assert told(world) == [(False, True, []), (True, True, [])]
     assert world.parts.floor.quarantined("m") == frozenset()
+    world.ask("undo", by="ada")
+    world.run()
+    assert "not undone: there is nothing to undo" in world.only().timeline[-1]["summary"]
+    assert len(told(world)) == 2, "it was released once"
     assert faults(world) == []
 
 
@@ -399,3 +403,12 @@ def test_a_champion_that_was_pointed_back_and_then_given_up_is_told(world: Any) 
     assert (body["undo"], body["changed"], body["before"], body["after"]) == (True, True, 2, 1)
     assert result["causation"] == world.records("intent")[-1]["@hash"]
     assert world.parts.ledger.running() == []
+    assert world.only().undone.after == 1
+    world.clock.advance(seconds=1)
+    world.ask("undo", by="ada")
+    world.run()
+    assert "its effect was taken back" in world.only().timeline[-1]["summary"]
+    world.ask("retry", by="bob")
+    world.run()
+    assert "done and taken back" in world.only().timeline[-1]["summary"]
+    assert (world.only().state, len(world.plant.moves)) == ("failed", 2)
