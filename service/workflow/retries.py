@@ -46,7 +46,7 @@ def verdict(error: Exception) -> Verdict:
 
 def is_last(tries: int, tries_max: int) -> bool:
     """Whether after so many failed tries no other follows."""
-    return bool(stop_after_attempt(tries_max)(_state(tries)))
+    return tries > 0 and bool(stop_after_attempt(tries_max)(_state(tries)))
 
 
 def pause_s(tries: int, name: str) -> float:

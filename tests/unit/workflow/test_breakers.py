@@ -235,6 +235,7 @@ def test_pauses_grow_and_are_spread() -> None:
         assert len(pauses) == 100
         assert pause_s(tries, "inc-7") in pauses
     assert [is_last(tries, 4) for tries in (0, 1, 3, 4, 5)] == [False, False, False, True, True]
+    assert [is_last(tries, 1) for tries in (0, 1)] == [False, True], "one try is one, not none"
 
 
 def test_what_is_away_is_not_asked_before_it_may_be() -> None:
