@@ -256,8 +256,8 @@ class HeldLog:
         correlation_id: str | None = None,
         causation: str | None = None,
     ) -> str:
-        """As `AuditLog.append`; raises Fenced where the hold is lost."""
-        self._heart.require_held()
+        """As `AuditLog.append`; raises Fenced where the hold is lost, and asks where it may have been unnoticed."""
+        self._heart.require_now()
         return self._audit.append(
             type, dict(body), actor=actor, incident=incident, correlation_id=correlation_id, causation=causation
         )

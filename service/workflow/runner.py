@@ -231,7 +231,7 @@ class Worker:
         started, name, heart = time.monotonic(), incident.state.value, self._hand.heart
         if is_last(incident.tries, self._parts.settings.service.tries_max):
             # Its last try was late: that worker could only note it.
-            return acting.give_up(self._parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
+            return acting.give_up(parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
         self._hand.at(name)
         kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
@@ -242,7 +242,7 @@ class Worker:
             with heart.within(deadline_s, partial(self._late, claim, kept, deadline_s)), span:
                 after = self._advance(parts, incident, claim, resumed=resumed)
         except Exception as error:  # noqa: BLE001 - its class says what follows
-            return self._failed(claim, incident, kept, error)
+            return self._failed(parts, claim, incident, kept, error)
         if after is not State.EXECUTING:  # within it, a retry decides and intends anew: that alone is no progress
             incident.tries = 0
         incident.waits_since = None
@@ -250,14 +250,15 @@ class Worker:
         self._fail_point(f"stepped:{name}")
         return after
 
-    def _failed(self, claim: Claim, incident: Incident, kept: Kept, error: Exception) -> State | None:
+    def _failed(self, parts: Parts, claim: Claim, incident: Incident, kept: Kept, error: Exception) -> State | None:
+        """What follows from a failed step. `parts` as it had them: who slept beyond the lease gives nothing up, either."""
         error = redis_away(error) or error
         what = verdict(error)
         if what == "stop":
             raise error
         reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
         if what in {"give_up", "ask"}:
-            return acting.give_up(self._parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
+            return acting.give_up(parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
         _rewind(incident, kept())
         if isinstance(error, NotYet):
             return self._wait(claim, incident, reason, AGREE_AGAIN_S)
@@ -265,7 +266,7 @@ class Worker:
             return self._wait(claim, incident, reason, away_s(error, incident.id))
         if not isinstance(error, Error | OSError):
             log.error("step %s", incident.state, exc_info=error, extra={"incident": incident.id})
-        return self._again(claim, incident, reason)
+        return self._again(parts, claim, incident, reason)
 
     def _late(self, claim: Claim, kept: Kept, deadline_s: float) -> None:
         """The step outlived its deadline, and may never end: the incident is parked as it was before, for another try.
@@ -295,11 +296,11 @@ class Worker:
         self._park(claim, incident, again_s)
         return None
 
-    def _again(self, claim: Claim, incident: Incident, reason: str) -> State | None:
+    def _again(self, parts: Parts, claim: Claim, incident: Incident, reason: str) -> State | None:
         incident.tries += 1
         if is_last(incident.tries, self._parts.settings.service.tries_max):
             incident.waits_since = None
-            return acting.give_up(self._parts, incident, f"gave up after {incident.tries} tries: {reason}")
+            return acting.give_up(parts, incident, f"gave up after {incident.tries} tries: {reason}")
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
         self._park(claim, incident, pause_s(incident.tries, incident.id))
         return None

@@ -215,3 +215,25 @@ def test_a_worker_that_is_stopped_while_it_claims_begins_nothing(world: World) -
     (record,) = world.store.list()
     assert (record.state, record.leased, record.crashes) == ("received", False, 0)
     assert world.records("event") == []
+
+
+def test_who_slept_beyond_its_lease_gives_nothing_up(world: World) -> None:
+    """Its process was paused in the middle of an effect, and another did it meanwhile; it wakes up to an error, in its last try."""
+    serving(world, tries_max=1)
+
+    def sleep(where: str) -> None:
+        world.plant.die_at = lambda where: None
+        heart: Any = current_lease.get()
+        heart.beat_at -= 3600
+        world.free_leases()
+        assert world.worker().work_once()
+        raise OSError(where)
+
+    world.plant.die_at = sleep
+    world.send()
+    world.run()
+    entry = world.parts.ledger.entries()[world.only().id]
+    assert (entry["state"], entry["failed"], len(world.plant.moves)) == ("done", False, 1)
+    assert (world.only().state, world.silent.messages) == ("verifying", {})
+    causes = sorted(one["causation"] for one in world.records("result"))
+    assert causes == sorted(one["@hash"] for one in world.records("intent"))

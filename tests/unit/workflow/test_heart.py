@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from driftwarden.contracts.ports import Actor
 from driftwarden.errors import Fenced, Retry
 from driftwarden.service.workflow import heart as module
-from driftwarden.service.workflow.heart import Pacemaker
+from driftwarden.service.workflow.heart import HeldLog, Pacemaker
 from driftwarden.service.workflow.store import Claim
 
 WAIT_S = 30.0  # that a test gives a thread before it calls it hanging
@@ -173,3 +174,17 @@ def test_a_thread_that_died_is_followed_by_another(beats: Beats) -> None:
             thread.join(WAIT_S)
     with keep(pacemaker, beats, "second"):
         beats.next_of("second")
+
+
+def test_who_slept_for_longer_than_a_lease_asks_before_it_writes(beats: Beats) -> None:
+    """Nothing of a process that was paused comes into the log once another holds its incident."""
+    written: list[str] = []
+    audit: Any = type("Audit", (), {"append": lambda self, kind, body, **about: written.append(kind)})()
+    with keep(Pacemaker("heart"), beats, "a", interval_s=60.0) as heart:
+        log = HeldLog(audit, heart)
+        log.append("intent", {}, actor=Actor(kind="service", id="test"))
+        heart.beat_at -= 180.0
+        beats.answers = [Fenced("taken over")]
+        with pytest.raises(Fenced):
+            log.append("result", {}, actor=Actor(kind="service", id="test"))
+    assert written == ["intent"]
