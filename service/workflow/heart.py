@@ -21,6 +21,14 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 5.0  # that a thread without a claim waits for the next one
 
+# A lease runs out by the server's clock, also while this machine sleeps: Linux has a clock that counts that.
+_SLEEPLESS: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def passed() -> float:
+    """Seconds that passed since some moment, those in which the machine slept among them where the system counts them."""
+    return time.clock_gettime(_SLEEPLESS)
+
 
 class Heart:
     """One lease while steps run under it, told where it was lost; `Pacemaker` keeps it alive."""
@@ -32,19 +40,19 @@ class Heart:
         self._deadline: float | None = None
         self._on_late: Callable[[], None] = lambda: None
         self.late = False
-        self.beat_at = time.monotonic()
-        self._next_beat = self.beat_at + interval_s
+        self.beat_at = passed()
+        self._next_beat = time.monotonic() + interval_s
 
     def check(self) -> None:
         """Ask now; raises Fenced where the lease is lost or cannot be renewed."""
         self.require_held()
         self._store.heartbeat(self._claim)
-        self.beat_at = time.monotonic()
+        self.beat_at = passed()
 
     def require_now(self) -> None:
         """Raise Fenced where the lease is lost; asks where it may have run out unnoticed, as in a process that was paused."""
         self.require_held()
-        if time.monotonic() - self.beat_at > 2 * self._interval_s:
+        if passed() - self.beat_at > 2 * self._interval_s:
             self.check()
 
     def require_held(self) -> None:
@@ -112,7 +120,7 @@ class Heart:
         """Beat once; where that cannot be said, the lease runs on, and may run out."""
         try:
             self._store.heartbeat(self._claim)
-            self.beat_at = time.monotonic()
+            self.beat_at = passed()
         except Fenced:
             self._lost.set()
         except Error as error:
@@ -235,7 +243,7 @@ class Hand:
         """For those who look."""
         now = time.monotonic()
         doing: Literal["late", "working"] = "late" if self.heart.late else "working"
-        spans = {"for_s": now - self.since, "beat_s": now - self.heart.beat_at}
+        spans = {"for_s": now - self.since, "beat_s": passed() - self.heart.beat_at}
         return WorkerView(worker, doing, self.claim.incident, self.claim.model, self.state, **spans)
 
 

@@ -176,14 +176,21 @@ def test_a_thread_that_died_is_followed_by_another(beats: Beats) -> None:
         beats.next_of("second")
 
 
-def test_who_slept_for_longer_than_a_lease_asks_before_it_writes(beats: Beats) -> None:
-    """Nothing of a process that was paused comes into the log once another holds its incident."""
+@pytest.mark.parametrize("machine", [False, True])
+def test_who_slept_for_longer_than_a_lease_asks_before_it_writes(
+    beats: Beats, machine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a process that was paused, or whose machine slept, comes into the log once another holds its incident."""
     written: list[str] = []
     audit: Any = type("Audit", (), {"append": lambda self, kind, body, **about: written.append(kind)})()
     with keep(Pacemaker("heart"), beats, "a", interval_s=60.0) as heart:
         log = HeldLog(audit, heart)
         log.append("intent", {}, actor=Actor(kind="service", id="test"))
-        heart.beat_at -= 180.0
+        passed = module.passed
+        if machine:
+            monkeypatch.setattr(module, "passed", lambda: passed() + 180.0)
+        else:
+            heart.beat_at -= 180.0
         beats.answers = [Fenced("taken over")]
         with pytest.raises(Fenced):
             log.append("result", {}, actor=Actor(kind="service", id="test"))
