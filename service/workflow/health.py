@@ -52,7 +52,8 @@ class SaidBreaker(_Said):
 
 
 class Said(_Said):
-    """What a process tells of itself; `ended`: its last words. `intake_s`: since its intake last came round."""
+    """What a process tells of itself; `ended`: its last words. `intake_s`: since its intake last came round; `books`: it reads what
+    the ledger and the queue of approvals put away, which an earlier version does not know of."""
 
     host: str
     pid: int
@@ -63,6 +64,7 @@ class Said(_Said):
     audit_fault: str | None = None
     policy: str | None = None
     intake_s: float | None = None
+    books: bool = False
     stopping: bool = False
     ended: str | None = None
 

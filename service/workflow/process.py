@@ -157,6 +157,7 @@ class ServiceProcess:
             audit_fault=self.fault,
             policy=self._parts.policy().digest,
             intake_s=now - self._read_at,
+            books=True,
             stopping=self._stop.is_set(),
             ended=self.fault if self._stop.is_set() else None,
         )

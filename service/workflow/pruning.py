@@ -4,18 +4,23 @@ From the ledger and the track record to the books of their models (`books.py`): 
 further back than every window of the policy in force. In the books, what incidents left that have left Redis themselves
 (`forgetting.py`) becomes one sum a model. Requests for approval that are settled leave in the same two stages (`settled.py`).
 Each move is one step that does nothing where something has changed meanwhile, so several processes may do it side by side, and
-one that dies leaves nothing half done.
+one that dies leaves nothing half done. As long as a process of an earlier version lives nothing is moved: it would not know of
+the last action of a model, and would remove incidents whose effects may still be undone.
 """
 
+import logging
 import math
 import time
 from datetime import timedelta
 
+from driftwarden.service.workflow.health import processes
 from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.settled import Settled
 from driftwarden.service.workflow.store import WorkflowStore
 from driftwarden.stream.client import redis_errors
+
+log = logging.getLogger(__name__)
 
 PAUSE_S = 300.0
 SUM_EVERY_S = 6 * 3600.0
@@ -49,8 +54,13 @@ class Pruning:
     def turn(self) -> None:
         """Put away what is due, or sum up some books; nothing while it pauses. Raises Retry."""
         now = time.monotonic()
+        if now < min(self._put_at, self._sum_at):
+            return
         with redis_errors("redis"):
-            if now >= self._put_at:
+            if older := self._older():
+                log.info("nothing is put away beside %s: a process of an earlier version", older)
+                self._put_at, self._sum_at = now + PAUSE_S, max(self._sum_at, now + PAUSE_S)
+            elif now >= self._put_at:
                 rests = self.put_away() < INCIDENTS_PER_TURN
                 self._put_at = now + PAUSE_S if rests else now
             elif now >= self._sum_at:
@@ -58,6 +68,11 @@ class Pruning:
                 if self._cursor == 0:
                     self._settled.forget(self._closed.gone)
                     self._sum_at = now + SUM_EVERY_S
+
+    def _older(self) -> str | None:
+        """The name of a live process that does not read what is put away."""
+        told = processes(self._parts.approvals.redis, self._parts.settings.redis.prefix)
+        return next((one.name for one in told if one.is_live and not one.said.books), None)
 
     def put_away(self) -> int:
         """What is neither open nor inside a window, a few hundred incidents at a time; returns how many entries of the ledger."""

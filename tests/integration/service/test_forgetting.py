@@ -17,6 +17,7 @@ from driftwarden.service.cli.main import run
 from driftwarden.service.workflow.ends import Ends
 from driftwarden.service.workflow.floor import LogTail
 from driftwarden.service.workflow.forgetting import Forgetting, kept_for
+from driftwarden.service.workflow.health import Health, Said
 from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.process import ServiceProcess
 from driftwarden.service.workflow.pruning import Pruning, window_ms
@@ -163,6 +164,22 @@ def test_the_ledger_keeps_what_is_open_or_recent(world: Any) -> None:
     assert world.parts.ledger.spend_usd() == spent
     assert world.parts.ledger.track_record(model="m", action="retrain") == record
     assert record["successes"] == 2
+
+
+def test_nothing_is_put_away_beside_an_earlier_version(world: Any) -> None:
+    """It would not find what the last action was, nor that an incident can still be undone."""
+    resolved(world)
+    age(world)
+    last = resolved(world)
+    other, pruning = Health(world.client, "driftwarden:", "other"), Pruning(world.parts, world.store)
+    other.tell(Said(host="h", pid=1))
+    pruning.turn()
+    assert world.client.hlen("driftwarden:ledger") == 2
+    other.tell(Said(host="h", pid=1, books=True))
+    pruning.turn()
+    assert world.client.hlen("driftwarden:ledger") == 2, "it looks again after a while"
+    Pruning(world.parts, world.store).turn()
+    assert world.client.hkeys("driftwarden:ledger") == [last.encode()]
 
 
 def test_a_quarantine_stays_until_it_is_released(world: Any) -> None:
