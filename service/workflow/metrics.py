@@ -134,13 +134,13 @@ class MetricHistory:
         def kept(known: Mapping[bytes, Window]) -> tuple[Collection[bytes], Collection[Window]] | None:
             if raw not in known:
                 return None
-            now = {**known, raw: window}
+            now = {one: told for one, told in {**known, raw: window}.items() if told.get("by") == window.get("by")}
             gone = {one for one in now if any(_replaces(newer, now[one], rows_max) for newer in now.values())}
             if not gone:
                 return [raw], [window]
             # It may itself be what goes, where a later report was measured before it.
-            mine = (one for one in now if one not in gone and now[one].get("by") == window.get("by"))
-            heir = max((one for one in mine if now[one].get("basis") == "measured"), key=lambda one: now[one]["place"])
+            stands = (one for one in now if one not in gone and now[one].get("basis") == "measured")
+            heir = max(stands, key=lambda one: int(now[one].get("place", 0)))
             reports = [report for one in (*gone, heir) for report in now[one].get("reports", ())]
             come = {heir: now[heir] | {"reports": reports[-REPORTS_KNOWN:]}}
             if raw not in gone:

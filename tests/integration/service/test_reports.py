@@ -1,11 +1,12 @@
 """Performance reports cost the intake nothing, are measured once, and push nobody else's windows out of the history."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from fakes.workflow_world import PREFIX, World
+from fakes.workflow_world import PREFIX, SEAL, World
 
 from driftwarden.clock import rfc3339
 from driftwarden.errors import Away, GiveUp
@@ -164,6 +165,54 @@ def test_only_what_was_measured_takes_the_place_of_a_report(world: World) -> Non
     measure("whole.csv", 500)
     assert sorted(standing()) == [("fine.csv", "measured"), ("whole.csv", "measured")]
     assert not any(told("monitor", uri) for uri in ("harm.csv", None, "few.csv", "early.csv", "late.csv", "whole.csv"))
+
+
+def test_what_the_version_before_kept_of_a_window_stops_no_measurement(world: World) -> None:
+    """It does not say in which order a source reported: it counts as the first."""
+    history, end = world.parts.metrics, ago(world, minutes=1)
+    word = {"end": end, "metric": "accuracy", "value": "0.99", "basis": "reported"}
+
+    def measured(uri: str, rows: int) -> None:
+        assert history.report("m", word | {"uri": uri}, report=uri, source="monitor")
+        ((raw, window),) = history.unmeasured("m", 10)
+        figure = {"unmeasured": False, "basis": "measured", "rows": rows}
+        assert history.measured("m", raw, window | figure, rows_max=1000)
+
+    measured("old.csv", 1000)
+    key = f"{PREFIX}metrics:m"
+    ((raw, score),) = world.client.zrange(key, 0, -1, withscores=True)
+    kept = json.loads(SEAL.open("metrics", "m", raw) or "")
+    del kept["place"]
+    world.client.delete(key)
+    world.client.zadd(key, {SEAL.close("metrics", "m", json.dumps(kept)): score})
+    measured("few.csv", 100)
+    measured("late.csv", 100)
+    assert {one["uri"] for one in history.last("m")} == {"old.csv", "late.csv"}
+
+
+def test_a_file_that_is_reported_again_stops_no_other_source_s_measurement(world: World) -> None:
+    """It comes after what it takes the place of by now: that goes once it is measured again, and not with a stranger's."""
+    history, end = world.parts.metrics, ago(world, minutes=1)
+    word = {"end": end, "metric": "accuracy", "value": "0.99", "basis": "reported"}
+
+    def told(uri: str, report: str, source: str = "monitor") -> None:
+        assert history.report("m", word | {"uri": uri}, report=report, source=source)
+
+    def measured(uri: str, **figure: Any) -> None:
+        (found,) = [one for one in history.unmeasured("m", 10) if one[1]["uri"] == uri]
+        assert history.measured("m", found[0], found[1] | {"unmeasured": False} | figure, rows_max=1000)
+
+    for uri, rows in (("many.csv", 300), ("few.csv", 100)):
+        told(uri, uri)
+        measured(uri, basis="measured", rows=rows)
+    told("many.csv", "again")
+    told("absent.csv", "absent", source="other")
+    measured("absent.csv")
+    assert {(one["uri"], one["basis"]) for one in history.last("m")} == {
+        ("many.csv", "measured"), ("few.csv", "measured"), ("absent.csv", "reported"),
+    }  # fmt: skip
+    measured("many.csv", basis="measured", rows=300)
+    assert {one["uri"] for one in history.last("m")} == {"many.csv", "absent.csv"}
 
 
 def test_two_processes_do_not_measure_the_same(world: World, scored: list[list[str]]) -> None:
