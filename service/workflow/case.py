@@ -6,6 +6,7 @@ from typing import Any
 from driftwarden.contracts.measurements import MEASURE_TYPES, Measured, MeasurementName
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import Away, BadInput, Error
+from driftwarden.service.workflow.books import models_of
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.rows import ModelRows
@@ -103,12 +104,17 @@ class LiveCase:
         return self._parts.registry.versions(self._model, limit)
 
     def recent_changes(self) -> list[dict[str, Any]]:
-        """Actions on this model, batches in quarantine and the reference in force, newest last."""
-        changes: list[dict[str, Any]] = [
-            {"what": "action", "incident": incident, **entry}
-            for incident, entry in self._parts.ledger.entries([self._model.name]).items()
-            if self._model.name in {entry["model"], *entry.get("models", ())} and incident != self._incident.id
-        ]
+        """Actions on this model, batches in quarantine and the reference in force, newest last.
+
+        An action that was put away is told like any other; those whose incidents were removed, as one.
+        """
+        own, changes = self._incident.id, list[dict[str, Any]]()
+        for key, entry in self._parts.ledger.entries([self._model.name]).items():
+            # The incident's last action is its own affair, wherever it stands.
+            if self._model.name not in models_of(entry) or key == own or key.startswith(f"{own}#@"):
+                continue
+            whose = {"what": "earlier actions"} if "times" in entry else {"incident": key.partition("#")[0]}
+            changes.append({"what": "action", **whose, **entry})
         changes.sort(key=lambda change: change["at"])
         quarantined = self._parts.quarantined(self._model.name)
         changes += [{"what": "quarantined batch", "batch": batch, **record} for batch, record in quarantined.items()]

@@ -14,6 +14,7 @@ from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import NotFound
 from driftwarden.service.cli.main import run
+from driftwarden.service.workflow.case import LiveCase
 from driftwarden.service.workflow.ends import Ends
 from driftwarden.service.workflow.floor import LogTail
 from driftwarden.service.workflow.forgetting import Forgetting, kept_for
@@ -146,6 +147,13 @@ def test_the_last_change_of_a_model_can_still_be_undone(world: Any) -> None:
     assert sweep(world) == []
 
 
+def what_is_told(world: Any, incident: str) -> list[tuple[str, str | None]]:
+    """The changes of the model that the agents of an incident are told of."""
+    (its,) = (one for one in world.incidents() if one.id == incident)
+    case = LiveCase(world.parts, its, world.parts.settings.watched("m"))
+    return [(one["what"], one.get("incident")) for one in case.recent_changes()]
+
+
 def test_the_ledger_keeps_what_is_open_or_recent(world: Any) -> None:
     """What is over goes to the book of its model, and once its incident is removed into one sum; what was spent stays so."""
     first = resolved(world)
@@ -153,14 +161,18 @@ def test_the_ledger_keeps_what_is_open_or_recent(world: Any) -> None:
     age(world)
     last = resolved(world)
     spent, record = world.parts.ledger.spend_usd(), world.parts.ledger.track_record(model="m", action="retrain")
+    told = what_is_told(world, last), what_is_told(world, first)
+    assert told == ([("action", first)], [("action", last)])
     sweeping = Pruning(world.parts, world.store)
     for _ in range(2):
         sweeping.turn()
     assert world.client.hkeys("driftwarden:ledger") == [last.encode()]
     assert {key.partition("#")[0] for key in world.parts.ledger.entries(["m"])} == {first, last}
+    assert (what_is_told(world, last), what_is_told(world, first)) == told
     assert sweep(world) == [first]
     sweep(world)
     assert set(world.parts.ledger.entries(["m"])) == {"before#m", last}
+    assert what_is_told(world, last) == [("earlier actions", None)]
     assert world.parts.ledger.spend_usd() == spent
     assert world.parts.ledger.track_record(model="m", action="retrain") == record
     assert record["successes"] == 2
