@@ -93,7 +93,8 @@ class Book:
             self.before[name] = self.before.get(name, 0) + more
         last, change = self.before.get("last"), self.before.get("change")
         if last is None or entry["at"] >= last["at"]:
-            told = {name: bool(entry.get(name)) for name in ("failed", "undo")}
+            same = last if last is not None and last["at"] == entry["at"] else {}
+            told = {name: bool(entry.get(name) or same.get(name)) for name in ("failed", "undo")}
             self.before["last"] = {"at": entry["at"], "action": entry["action"], **told}
         # Of rows that were kept out and are not any more nothing is left that would end a drift.
         changed = None if entry["action"] == ActionName.QUARANTINE_DATA else entry.get("changed")
@@ -102,7 +103,10 @@ class Book:
 
 
 def with_past(found: Mapping[str, Entry | None], books: Mapping[str, Book | None]) -> dict[str, Entry | None]:
-    """What the ledger has and what stands in the books, each once; None for a book that is none of ours."""
+    """What the ledger has and what stands in the books, each once; None for a book that is none of ours.
+
+    Of what stands in both, somebody wrote one again, or put it back: that it failed is true whichever says so.
+    """
     past: dict[str, Entry | None] = {}
     for model, book in books.items():
         if book is None:
@@ -113,8 +117,15 @@ def with_past(found: Mapping[str, Entry | None], books: Mapping[str, Book | None
             home = books.get(entry["model"])
             summed = key in book.entries and home is not None and key not in home.entries
             past[key] = {**entry, "cost": 0} if summed else entry
-    moved = {put_name(key, entry) for key, entry in found.items() if entry is not None}
-    return {**found, **{key: entry for key, entry in past.items() if key not in moved}}
+    hot: dict[str, Entry | None] = dict(found)
+    for key, own in found.items():
+        if own is not None and (moved := past.pop(put_name(key, own), None)) is not None:
+            hot[key] = _worse(own, moved)
+    return {**hot, **past}
+
+
+def _worse(entry: Entry, other: Mapping[str, Any] | None) -> Entry:
+    return {**entry, "failed": True} if other is not None and other.get("failed") else entry
 
 
 class Books:
@@ -180,7 +191,7 @@ class Books:
                 if book is None:
                     return 0
                 if entry["state"] != "released":
-                    book.entries[name], touched[model] = entry, book
+                    book.entries[name], touched[model] = _worse(entry, book.entries.get(name)), book
                     latest = max(latest, entry["at"])
                 elif book.entries.pop(name, None) is not None:
                     touched[model] = book

@@ -353,7 +353,7 @@ def count_actions(entries: Iterable[Mapping[str, Any]], *, model: str, now: str,
     at, day = _ms(moment), _day_start_ms(moment, caps.zone)
     counted = [{**entry, "at": min(entry["at"], at)} for entry in entries]
     mine = [entry for entry in counted if _concerns(entry, model)]
-    last = max(mine, key=lambda entry: entry["at"], default=None)
+    last = max(mine, key=lambda entry: (entry["at"], "times" in entry), default=None)  # a copy speaks for no sum
     since = at - caps.breaker_window_ms
     recent = [entry for entry in mine if entry["at"] > since]
     finished = [entry for entry in recent if entry["state"] == "done" and not entry.get("undo")]

@@ -255,6 +255,22 @@ def test_what_is_released_while_it_moves_stays_released(ledger: Ledger, client: 
     assert (ledger.spend_usd("a"), set(ledger.entries())) == (Decimal(0), {"inc-2"})
 
 
+def test_a_failure_is_one_whatever_is_put_back(ledger: Ledger, client: Any) -> None:
+    """A copy of the entry from before it was found to have harmed: beside the book, moved once more, and once it is summed up."""
+    act(ledger, "inc-1", 1, "a")
+    act(ledger, "inc-2", 19, "c")
+    picture = client.dump("driftwarden:ledger")
+    assert put_away(ledger) == 1
+    ledger.fail_effect("inc-1")
+    for then in (lambda: None, lambda: put_away(ledger), lambda: fold(ledger)):
+        client.restore("driftwarden:ledger", 0, picture, replace=True)
+        then()
+        assert ledger.facts("inc-9", model="a", now=NOW, caps=SHORT)["last_action_failed"] is True
+    assert put_away(ledger) == 1
+    fold(ledger)
+    assert ledger.facts("inc-9", model="a", now=NOW, caps=SHORT)["last_action_failed"] is True
+
+
 def test_what_is_summed_up_for_one_model_is_spent_once(ledger: Ledger, client: Any) -> None:
     """The process died before the book of the other one."""
     act(ledger, "inc-1", 1, "a", "b")
