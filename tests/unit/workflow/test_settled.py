@@ -135,6 +135,26 @@ def test_what_is_answered_meanwhile_is_not_moved(
     assert [grant.by for grant in kept.granted] == ["ada"]
 
 
+def test_a_backlog_moves_in_few_steps(
+    approvals: Approvals, settled: Settled, request_: ApprovalRequest, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who answers one meanwhile is not kept from it by hundreds of steps, each of which changes the queue."""
+    was = approvals.mark(request_.id, "expired")
+    for number in range(250):
+        copy = was.model_copy(update={"id": f"apr-{number:012}"})
+        client.hset(KEY, copy.id, copy.model_dump_json())
+    steps, written = list[str](), settled._written
+
+    def counted(leave: str, *about: Any) -> bool:
+        steps.append(leave)
+        return written(leave, *about)
+
+    monkeypatch.setattr(settled, "_written", counted)
+    assert (settled.put_away(everything), client.hlen(KEY), client.hlen(PAST)) == (251, 0, 251)
+    assert (settled.forget(everything), client.hlen(PAST)) == (251, 0)
+    assert steps == [KEY] * 3 + [PAST] * 3
+
+
 def test_the_past_is_on_the_queue_s_slot(approvals: Approvals) -> None:
     """Of a cluster: what moves between them moves in one step."""
     assert key_slot(approvals.past.encode()) == key_slot(KEY.encode())
