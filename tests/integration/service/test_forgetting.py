@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,34 @@ def test_the_last_change_of_a_model_can_still_be_undone(world: Any) -> None:
     assert world.incidents()[-1].state == "awaiting_approval"
     age(world)
     assert sweep(world) == []
+
+
+def test_what_was_put_away_can_be_undone(world: Any) -> None:
+    """The effect is in the book of its model; taking it back is reserved beside it, and both are what the incident did."""
+    incident = resolved(world)
+    world.clock.advance(days=30)
+    now = rfc3339(world.clock.now())
+    others: dict[str, Any] = {"model": "n", "action": "retrain", "cost_usd": Decimal(1), "caps": Caps()}
+    assert world.parts.ledger.reserve("inc-other", **others, now=now) is None
+    world.parts.ledger.settle("inc-other")
+    assert Pruning(world.parts, world.store).put_away() == 1
+    assert world.client.hkeys("driftwarden:ledger") == [b"inc-other"]
+    spent = world.parts.ledger.spend_usd("m")
+    world.ask("undo", by="ada")
+    world.run()
+    world.approve("bob")
+    world.run()
+    assert world.only().state == "undone"
+    own = {key: one["undo"] for key, one in world.parts.ledger.entries(["m"]).items() if key != "inc-other"}
+    assert ({key.partition("#@")[0] for key in own}, own[incident], sorted(own.values())) == (
+        {incident},
+        True,
+        [False, True],
+    )
+    assert world.parts.ledger.spend_usd("m") >= spent > 0
+    facts = world.parts.ledger.facts("inc-9", model="m", now=rfc3339(world.clock.now()), caps=world.parts.caps())
+    assert facts["last_action_failed"] is True
+    assert world.parts.ledger.needed() == {incident}
 
 
 def what_is_told(world: Any, incident: str) -> list[tuple[str, str | None]]:
