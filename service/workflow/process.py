@@ -20,7 +20,7 @@ from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reports import check_report, measure_reports, take_report
-from driftwarden.service.workflow.reservations import free_reservations
+from driftwarden.service.workflow.reservations import free_reservations, withdraw_unasked
 from driftwarden.service.workflow.retries import LoopPauses
 from driftwarden.service.workflow.runner import Worker
 from driftwarden.service.workflow.store import WorkflowStore
@@ -322,6 +322,7 @@ class ServiceProcess:
             if ticks % TRIM_EVERY_TICKS == 0:
                 self._store.trim()
                 free_reservations(self._parts, self._store)
+                withdraw_unasked(self._parts, self._store)
             if self._housekeeping is not None and ticks % HOUSEKEEPING_EVERY_TICKS == 1:
                 self._housekeeping()
 

@@ -1,4 +1,4 @@
-"""What incidents reserved in the ledger that ended before a worker could say what came of it.
+"""What incidents left behind that ended: reserved in the ledger before a worker could say what came of it, or asked in vain.
 
 A crash loop ends an incident in the store, and leaves it a word by which a worker takes it up once more and books what was done
 of its effect (`acting.give_up`). While any word waits that worker has the say: nothing is written here, or the log would have
@@ -12,6 +12,7 @@ from datetime import timedelta
 from driftwarden.clock import SystemClock, parse_rfc3339
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import NotFound
+from driftwarden.service.workflow.approvals import OPEN
 from driftwarden.service.workflow.intents import not_done_body
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.store import IncidentRecord, WorkflowStore
@@ -60,6 +61,18 @@ def free_reservations(parts: Parts, store: WorkflowStore, *, patience_s: float =
         )
         freed.append(incident)
     return freed
+
+
+def withdraw_unasked(parts: Parts, store: WorkflowStore, *, patience_s: float = PATIENCE_S) -> list[str]:
+    """Supersede what is open in the queue though its incident has ended, and was asked longer than `patience_s` ago; returns it.
+
+    Whoever asked died before the commit, and by then nobody needed to be asked: the incident does not know of the request.
+    """
+    asked_by = parts.clock.now() - timedelta(seconds=patience_s)
+    found = [one for one in parts.approvals.recent() if one.state in OPEN]
+    found = [one for one in found if parse_rfc3339(one.requested_at) <= asked_by]
+    over = frozenset(store.closed.over({one.incident for one in found}))
+    return [parts.approvals.mark(one.id, "superseded").id for one in found if one.incident in over]
 
 
 def _waits_s(record: IncidentRecord) -> float:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from fakes.workflow_world import Crash
+from fakes.workflow_world import Crash, World
 
 from driftwarden.audit import verify
 from driftwarden.clock import rfc3339
@@ -14,6 +14,7 @@ from driftwarden.contracts.findings import Candidate
 from driftwarden.errors import Retry
 from driftwarden.policies import load_policy
 from driftwarden.service.workflow.ledger import Caps
+from driftwarden.service.workflow.reservations import withdraw_unasked
 
 WALK = [
     *[f"stepped:{state}" for state in ("received", "triaged", "investigated", "planned", "rehearsed", "decided")],
@@ -244,6 +245,35 @@ def test_a_crash_loop_frees_what_it_reserved_and_is_told(world: Any, last_word_d
     assert world.parts.ledger.running() == []
     assert [one["incident"] for one in world.records("close")] == [failed.id]
     assert last_word_dies or f"{failed.id}:failed" in world.silent.messages
+
+
+def test_what_was_asked_by_who_died_before_the_commit_waits_for_nobody(world: World) -> None:
+    """By then nothing holds it back any more, and it is done: the request that its incident knows nothing of is withdrawn."""
+    ask = world.parts.approvals.request
+
+    def die_asking(*args: Any) -> None:
+        ask(*args)
+        raise Crash("asked")
+
+    def halt(where: str) -> None:
+        if where == "committed:executing":
+            world.parts.halts.halt(None, reason="deploy", by="ops")
+
+    world.parts.approvals.request = die_asking  # type: ignore[assignment, method-assign]
+    world.send()
+    with pytest.raises(Crash):
+        world.run(world.worker(fail_point=halt))
+    assert withdraw_unasked(world.parts, world.store, patience_s=0) == [], "its incident goes on"
+    world.parts.approvals.request = ask  # type: ignore[method-assign]
+    world.parts.halts.resume(None)
+    world.script.gain, world.script.gain_win = 0.1, 0.99
+    world.restart()
+    world.later(seconds=301)
+    assert (world.only().state, world.only().approval) == ("resolved", None)
+    asked = world.pending().id
+    assert withdraw_unasked(world.parts, world.store) == []
+    assert withdraw_unasked(world.parts, world.store, patience_s=0) == [asked]
+    assert world.parts.approvals.get(asked).state == "superseded"
 
 
 def test_a_store_s_crash_loop_can_be_retried(world: Any) -> None:
