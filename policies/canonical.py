@@ -6,9 +6,9 @@ nesting without end) is refused. Where orjson is installed it writes ordinary fa
 orders keys by UTF-8) is written here.
 """
 
-import hashlib
 import json
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any, Final
 
 from driftwarden.errors import BadInput
@@ -43,7 +43,7 @@ def facts_digest(facts: Any) -> str:
         except RecursionError:
             raise BadInput("facts", got="nested too deeply", expected="at most some hundred levels") from None
         content = "".join(parts).encode("utf-8", "surrogatepass")
-    return "sha256:" + hashlib.sha256(content).hexdigest()
+    return "sha256:" + sha256(content).hexdigest()
 
 
 def _ordinary(facts: Any) -> bytes | None:
@@ -60,24 +60,23 @@ def _ordinary(facts: Any) -> bytes | None:
 
 def _texts(value: dict[Any, Any]) -> dict[Any, Any]:
     """An object with each number as its text; raises TypeError where something in it is not ordinary."""
-    texts: dict[Any, Any] = {}
+    texts = value.copy()
     for key, item in value.items():
         kind = type(item)
         if kind is str:
-            texts[key] = item if item >= AFTER_NUMBERS else string_text(item)
+            if item < AFTER_NUMBERS:
+                texts[key] = string_text(item)
         elif kind is dict:
             texts[key] = _texts(item)
-        elif kind is int and PLAIN_MIN < item < PLAIN_MAX:
-            texts[key] = f"{item}"
         elif kind is float:
             if PLAIN_FLOAT_MIN <= item < PLAIN_FLOAT_MAX:
                 text = repr(item)
                 texts[key] = text if text[-1] != "0" else text[:-2]
             else:
                 texts[key] = number_text(item)
-        elif item is None or kind is bool:
-            texts[key] = item
-        else:
+        elif kind is int:
+            texts[key] = f"{item}" if PLAIN_MIN < item < PLAIN_MAX else number_text(item)
+        elif item is not None and kind is not bool:
             raise TypeError
     return texts
 

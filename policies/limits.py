@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 from driftwarden.contracts.decision import RuleResult
 from driftwarden.policies.document import CircuitBreaker, Cooldown, Limits, Window
-from driftwarden.policies.facts import FACTS, getter
+from driftwarden.policies.facts import FACTS, MISSING, getter
 from driftwarden.policies.numbers import Range, number_reader, number_text
 from driftwarden.policies.rules import (
     _HUNDRED,
@@ -14,7 +15,6 @@ from driftwarden.policies.rules import (
     FAIL,
     PASS,
     UNKNOWN,
-    Answers,
     Case,
     Check,
     Rule,
@@ -22,6 +22,7 @@ from driftwarden.policies.rules import (
     answers,
     compile_match,
     moment_text,
+    new_result,
     range_check,
     shown,
 )
@@ -70,8 +71,7 @@ def _cost_rules(limits: Limits) -> Iterator[Rule]:
     ):
         if cap is not None:
             subject = "what was spent today with this cost"
-            check = _budget_check(path, cap, answers(id, subject, f"at most {cap}"))
-            yield Rule(id, check, subject, applies, place=cost.place)
+            yield Rule(id, _budget_check(id, path, cap, subject), subject, applies, place=cost.place)
 
 
 def _rate_rules(limits: Limits) -> Iterator[Rule]:
@@ -120,19 +120,25 @@ def _radius_rules(limits: Limits) -> Iterator[Rule]:
             yield Rule(id, check, path, applies, place=radius.place)
 
 
-def _budget_check(path: str, cap: Decimal, answer: Answers) -> Check:
-    get_spent, read_spent = getter(path), number_reader(FACTS[path])
-    get_cost, read_cost = getter("plan.cost_usd"), number_reader(FACTS["plan.cost_usd"])
-    add = EXACT.add
+def _budget_check(id: str, path: str, cap: Decimal, subject: str) -> Check:
+    name, expected = path.removeprefix("state."), f"at most {cap}"
+    read_spent, read_cost = number_reader(FACTS[path]), number_reader(FACTS["plan.cost_usd"])
+    add, answer = EXACT.add, answers(id, subject, expected)
+    before, after = f"{subject} is `", f"`, expected {expected}"
 
     def check(case: Case) -> RuleResult:
-        facts = case.facts
-        raw_spent, raw_cost = get_spent(facts), get_cost(facts)
-        spent, cost = read_spent(raw_spent)[0], read_cost(raw_cost)[0]
+        state, plan = case.facts.get("state"), case.facts.get("plan")  # what `getter` does
+        raw_spent: Any = state.get(name, MISSING) if type(state) is dict else MISSING
+        raw_cost: Any = plan.get("cost_usd", MISSING) if type(plan) is dict else MISSING
+        (spent, _), (cost, _) = read_spent(raw_spent), read_cost(raw_cost)
         if spent is None or cost is None:
             return answer(UNKNOWN, shown(raw_spent if spent is None else raw_cost))
         total = add(spent, cost)
-        return answer(PASS if total <= cap else FAIL, number_text(total))
+        text = number_text(total)
+        message = f"{before}{text}{after}"
+        if total <= cap:
+            return new_result(RuleResult, (id, PASS, None, text, expected, message))
+        return new_result(RuleResult, (id, FAIL, "escalate", text, expected, message))
 
     return check
 

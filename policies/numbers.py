@@ -108,7 +108,10 @@ def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
 
     def read(value: object) -> tuple[Decimal | None, str]:
         given = type(value)
-        if given is float:
+        plain = None
+        if given is str:
+            plain = _plain_number(value) if len(value) <= _PLAIN_DIGITS_MAX else None  # type: ignore[arg-type]
+        elif given is float:
             if least_float <= value < most_float:  # type: ignore[operator]
                 text = repr(value)
                 if text[-1] == "0":
@@ -116,7 +119,6 @@ def number_reader(kind: Kind) -> Callable[[object], tuple[Decimal | None, str]]:
                 return Decimal(text), text
         elif given is int and least <= value < most:  # type: ignore[operator]
             return Decimal(value), str(value)  # type: ignore[arg-type]
-        plain = _plain_number(value) if given is str and len(value) <= _PLAIN_DIGITS_MAX else None  # type: ignore[arg-type]
         found, text = answer = parsed(value) if plain is None else plain
         if found is None or (low is not None and found < low) or (high is not None and found > high):
             return None, text

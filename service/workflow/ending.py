@@ -16,7 +16,7 @@ def close(parts: Parts, incident: Incident, version: int) -> None:
     `version` of the stored state that is closed: where the store has gone past it, a slow worker's word is no end.
     """
     finding, candidate = incident.finding, incident.candidate
-    HeldLease().check()
+    HeldLease().require_now()
     incident.audit["close"] = parts.audit.append(
         "close",
         {

@@ -21,7 +21,7 @@ from driftwarden.contracts.ports import (
     Sandbox,
     StateStore,
 )
-from driftwarden.errors import AskHuman
+from driftwarden.errors import AskHuman, Fenced
 from driftwarden.resilience import Breakers
 from driftwarden.service.workflow.approvals import Approvals
 from driftwarden.service.workflow.facts import CLOCK_SKEW_MAX_S
@@ -172,6 +172,10 @@ class Lease(Protocol):
         """Raise Fenced where another worker has taken it over."""
         ...
 
+    def require_now(self) -> None:
+        """Raise Fenced where it is lost; asks only where it may have run out since it was last renewed."""
+        ...
+
 
 # The lease of the step that runs in this thread: what moves an alias asks it right before.
 current_lease: ContextVar[Lease | None] = ContextVar("current_lease", default=None)
@@ -182,9 +186,14 @@ class HeldLease:
 
     def check(self) -> None:
         """Raise Fenced where the step's lease is lost."""
-        from driftwarden.errors import Fenced
+        self._lease().check()
 
+    def require_now(self) -> None:
+        """Raise Fenced where the step's lease is lost or may have run out: enough for a record, which moves nothing."""
+        self._lease().require_now()
+
+    def _lease(self) -> Lease:
         lease = current_lease.get()
         if lease is None:
             raise Fenced("no incident is held by this thread")
-        lease.check()
+        return lease
