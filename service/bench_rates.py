@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Rate(NamedTuple):
-    """Events a second; CPU of this process, producers and all, and of the Redis server for each of them, in microseconds."""
+    """Events a second; CPU of our processes, producers and all, and of the Redis server for each of them, in microseconds."""
 
     per_second: float
     own_us: float
@@ -35,7 +35,9 @@ class Meter:
         return float(told["used_cpu_sys"]) + float(told["used_cpu_user"])
 
 
-def rates_document(rates: dict[str, list[Rate]], triage: dict[str, int], workers: int) -> dict[str, Any]:
+def rates_document(
+    rates: dict[str, list[Rate]], triage: dict[str, int], workers: int, processes: int
+) -> dict[str, Any]:
     """What `--json` holds of the rates: medians over the rounds, and medians of each round's ratio."""
 
     def middle(name: str) -> int:
@@ -49,9 +51,10 @@ def rates_document(rates: dict[str, list[Rate]], triage: dict[str, int], workers
         pairs = zip(rates[name], rates[yardstick], strict=True)
         return round(statistics.median(a.per_second / b.per_second for a, b in pairs), 4)
 
-    def beside(name: str) -> dict[str, Any]:
+    def beside(name: str, processes: int = 1) -> dict[str, Any]:
         return {
             "workers": workers,
+            "processes": processes,
             "per_second": middle(name),
             "share_of_bare_one_at_a_time": ratio(name, "bare_one"),
             "share_of_bare_batches": ratio(name, "bare_batch"),
@@ -70,13 +73,15 @@ def rates_document(rates: dict[str, list[Rate]], triage: dict[str, int], workers
             "batches_share_of_bare_one_at_a_time": ratio("triaged_batch", "bare_one"),
             "became": triage,
         },
-        "no_op": beside("no_op"),
+        "no_op_one_process": beside("no_op_one_process"),
+        "no_op": beside("no_op", processes),
         "decided": beside("decided"),
         "cpu_us_per_event": {
             name: cpu(of)
             for name, of in (
                 ("bare_batches", "bare_batch"),
                 ("triaged_batches", "triaged_batch"),
+                ("no_op_one_process", "no_op_one_process"),
                 ("no_op", "no_op"),
                 ("decided", "decided"),
             )

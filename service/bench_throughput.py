@@ -1,7 +1,8 @@
 """`bench throughput`: events a second from XADD on, beside the least that a consumer group can do on the same server.
 
 - triaged: read, validated, and opened, joined, recognised as known, or buried, as `serve` does it
-- no-op: the real store and workers, every state and commit, and steps that do nothing, not even a record
+- no-op (`bench_noop`): the real store and workers, every state and commit, and steps that do nothing, not even a record; the
+  workers in one process, and in as many as there are cores
 - decided: the real intake, store, workers, policy, ledger and audit log (each record on disk before what follows from it),
   but agents, measurements and registry that answer at once
 - the whole path (`bench_path`), and memory over a long run of decided workflows (`bench_memory`)
@@ -12,7 +13,6 @@ of each round's ratio.
 
 import json
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from driftwarden.contracts.watch import WatchedModel
 from driftwarden.errors import GiveUp
 from driftwarden.service.bench_memory import MODELS
 from driftwarden.service.bench_rates import Meter, Rate, rates_document
-from driftwarden.service.bench_scripted import POLICY, AtOnce, Forgetful, Unwritten, does_nothing
+from driftwarden.service.bench_scripted import POLICY, AtOnce, Forgetful
 from driftwarden.settings import Settings
 from driftwarden.telemetry import quiet_libraries
 
@@ -49,9 +49,11 @@ Say = Callable[[str], None]
 class Bench:
     """One Redis server, one folder, one set of events."""
 
-    def __init__(self, client: "Redis", folder: Path, events: int, workers: int) -> None:
-        """Each event is of a model of its own, so that each becomes an incident and a decision."""
+    def __init__(self, client: "Redis", folder: Path, events: int, workers: int, url: str = "") -> None:
+        """Each event is of a model of its own, so that each becomes an incident and a decision. `url` of the server, for
+        the processes that work on it."""
         self._client: Any = client
+        self._url = url
         self._folder, self._events, self._workers = folder, events, workers
         self._rows = folder / "window.csv"
         self._rows.write_text("a,y\n1,0\n", encoding="utf-8")
@@ -137,41 +139,20 @@ class Bench:
             found += [*fresh, *fresh[:4], b'{"specversion": "1.0", "type": "unknown"}']
         return found[: self._events]
 
-    def no_op(self) -> Rate:
-        """Events a second from XADD to the end of a workflow whose steps do nothing."""
-        from dataclasses import replace
-
-        from driftwarden.service.workflow.floor import AuditFloor
-        from driftwarden.service.workflow.process import INTAKE_BATCH
-        from driftwarden.service.workflow.runner import Worker
+    def no_op(self, processes: int) -> Rate:
+        """Events a second from XADD to the end of a workflow whose steps do nothing, the workers in so many processes."""
+        from driftwarden.service.bench_noop import crew
         from driftwarden.service.workflow.store import WorkflowStore
-        from driftwarden.stream.intake import Intake
 
-        client, clock, stop = self._fresh(), SystemClock(), threading.Event()
-        store, intake = WorkflowStore(client, seal=self._seal()), Intake(client, "bench")
-        unwritten: Any = Unwritten()
-        parts = replace(self._parts(unwritten), floor=AuditFloor(lambda: ()))
-
-        def take_in() -> None:
-            while not stop.is_set():
-                if deliveries := intake.read(INTAKE_BATCH, block_ms=200):
-                    store.admit_many(deliveries, now=rfc3339(clock.now()))
-
-        workers = [Worker(parts, store, f"bench-w{n}", advance=does_nothing) for n in range(self._workers)]
-        work = [take_in, *(lambda worker=worker: worker.run(stop, block_ms=200) for worker in workers)]
-        threads = [threading.Thread(target=one, daemon=True) for one in work]
-        for thread in threads:
-            thread.start()
-        try:
-            meter = Meter(self._client)
+        client = self._fresh()
+        store = WorkflowStore(client, seal=self.seal())
+        with crew(self._url, self._folder, events=self._events, workers=self._workers, processes=processes) as hands:
+            meter = Meter(client)
             for first in range(0, self._events, BATCH):
                 self._add(store.keys.intake, first, BATCH)
             self._wait(store)
-            return meter.rate(self._events)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
+            rate = meter.rate(self._events)
+            return rate._replace(own_us=rate.own_us + hands.stop() * 1e6 / self._events)
 
     def decided(self) -> Rate:
         """Events a second from XADD to the end of a workflow with its decision and records, by one process as it serves."""
@@ -199,16 +180,17 @@ class Bench:
         from driftwarden.stream.intake import Intake
 
         client = self._fresh()
-        store, intake = WorkflowStore(client, seal=self._seal()), Intake(client, "bench")
+        store, intake = WorkflowStore(client, seal=self.seal()), Intake(client, "bench")
         with open_audit(self._settings, SystemClock(), role="bench") as audit:
-            process = ServiceProcess(self._parts(audit), store, intake, name="bench", workers=self._workers)
+            process = ServiceProcess(self.parts(audit), store, intake, name="bench", workers=self._workers)
             process.start()
             try:
                 yield store
             finally:
                 process.stop()
 
-    def _seal(self) -> Any:
+    def seal(self) -> Any:
+        """Of the state that the service keeps in Redis."""
         from driftwarden.service.state_key import open_seal
 
         return open_seal(self._settings)
@@ -225,7 +207,8 @@ class Bench:
                 raise GiveUp(f"the no-op workflows stand still: {counts}")
             time.sleep(0.01)
 
-    def _parts(self, audit: "AuditWriter") -> "Parts":
+    def parts(self, audit: "AuditWriter") -> "Parts":
+        """The service around the workers, with agents, measurements and registry that answer at once."""
         from driftwarden.actions.messages import Nothing
         from driftwarden.actions.state import RedisStateStore
         from driftwarden.policies import load_policy
@@ -239,7 +222,7 @@ class Bench:
 
         client, clock, prefix, scripted = self._client, SystemClock(), self._settings.redis.prefix, AtOnce()
         policy: Any = load_policy(POLICY, "bench")
-        seal = self._seal()
+        seal = self.seal()
         answers: Any = scripted
         return Parts(
             settings=self._settings,
@@ -285,13 +268,14 @@ def run(
     workers: int = 8,
     incidents: int = 60,
     one_by_one: int = 21,
+    processes: int = 2,
     parts: tuple[str, ...] = PARTS,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Measure on embedded servers below `folder`, which is the bench's own; the document of `--json`.
 
     `events` of a round (at most 1,000) and of the run that memory is measured over, `incidents` and then `one_by_one`
-    events through the whole path.
+    events through the whole path. `processes`: that the workers of no-op steps are spread over.
     """
     from driftwarden.service.bench_path import ServedPath
     from driftwarden.stream.client import connect
@@ -304,9 +288,9 @@ def run(
         with EmbeddedRedis.acquire(folder / "home") as server:
             client = connect(server.url)
             try:
-                bench = Bench(client, folder.resolve(), min(events, EVENTS_PER_ROUND_MAX), workers)
+                bench = Bench(client, folder.resolve(), min(events, EVENTS_PER_ROUND_MAX), workers, server.url)
                 if "rates" in parts:
-                    document |= _rates(bench, rounds, workers, say)
+                    document |= _rates(bench, rounds, workers, processes, say)
                 if "memory" in parts:
                     document["memory"] = bench.memory(events, say)
             finally:
@@ -323,13 +307,14 @@ def run(
     return document | {"goals": goals(document), "load": [round(one, 1) for one in os.getloadavg()]}
 
 
-def _rates(bench: Bench, rounds: int, workers: int, say: Say) -> dict[str, Any]:
+def _rates(bench: Bench, rounds: int, workers: int, processes: int, say: Say) -> dict[str, Any]:
     measured: dict[str, Callable[[], Rate]] = {
         "bare_one": lambda: bench.bare(1),
         "triaged_one": lambda: bench.triaged(1),
         "bare_batch": lambda: bench.bare(BATCH),
         "triaged_batch": lambda: bench.triaged(BATCH),
-        "no_op": bench.no_op,
+        "no_op_one_process": lambda: bench.no_op(1),
+        "no_op": lambda: bench.no_op(processes),
         "decided": bench.decided,
     }
     rates: dict[str, list[Rate]] = {name: [] for name in measured}
@@ -337,7 +322,7 @@ def _rates(bench: Bench, rounds: int, workers: int, say: Say) -> dict[str, Any]:
         say(f"round {number + 1} of {rounds}")
         for name, measure in measured.items():
             rates[name].append(measure())
-    return rates_document(rates, bench.triage, workers)
+    return rates_document(rates, bench.triage, workers, min(processes, workers))
 
 
 def goals(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`driftwarden bench throughput`: events a second from XADD to decision, beside a bare consumer loop."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ PARTS = ("rates", "path", "memory")
     type=click.IntRange(1, 64),
     default=8,
     show_default=True,
-    help="Of one process; the whole path, which computes, has at most 2.",
+    help="All together; the whole path, which computes, has at most 2.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    help="That the workers of no-op steps are spread over.  [default: one a core]",
 )
 @click.option(
     "--incidents",
@@ -36,7 +42,15 @@ PARTS = ("rates", "path", "memory")
 )
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only this (may be repeated).")
 @json_option
-def throughput(events: int, rounds: int, workers: int, incidents: int, parts: tuple[str, ...], as_json: bool) -> None:
+def throughput(
+    events: int,
+    rounds: int,
+    workers: int,
+    processes: int | None,
+    incidents: int,
+    parts: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Events a second: triaged, through no-op workflows, and decided, against bare XREADGROUP + XACK on the same server;
     the whole path with the offline reasoner, as incidents for each second of CPU and as the time of a single one; and memory.
 
@@ -52,6 +66,7 @@ def throughput(events: int, rounds: int, workers: int, incidents: int, parts: tu
             events=events,
             rounds=rounds,
             workers=workers,
+            processes=processes or os.cpu_count() or 1,
             incidents=incidents,
             one_by_one=max(3, incidents // 3),
             parts=parts or PARTS,
@@ -119,10 +134,12 @@ def _show_rates(document: dict[str, Any]) -> None:
         _percent(triaged["share_of_bare_batches"]),
         cpu["triaged_batches"],
     )
-    for title, name in (("no-op steps", "no_op"), ("decision, records, end", "decided")):
+    rows = ("no-op steps", "no_op_one_process"), ("no-op steps", "no_op"), ("decision, records, end", "decided")
+    for title, name in rows:
         one = document[name]
+        spread = f" in {one['processes']} processes" if one["processes"] > 1 else ""
         table.add_row(
-            f"{title}, {one['workers']} workers",
+            f"{title}, {one['workers']} workers{spread}",
             str(one["per_second"]),
             _percent(one["share_of_bare_one_at_a_time"]),
             _percent(one["share_of_bare_batches"]),

@@ -95,7 +95,7 @@ def test_diagnosis_refuses_faults_that_it_does_not_know(capsys: pytest.CaptureFi
 def throughput(capsys: pytest.CaptureFixture[str], *parts: str, events: int = 20) -> dict[str, Any]:
     """The document of a short run of `bench throughput`."""
     chosen = [word for part in parts for word in ("--part", part)]
-    short = ["--events", str(events), "--rounds", "1", "--workers", "1", "--incidents", "3"]
+    short = ["--events", str(events), "--rounds", "1", "--workers", "3", "--processes", "2", "--incidents", "3"]
     assert run(["bench", "throughput", *short, *chosen, "--json"]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
@@ -107,11 +107,13 @@ def test_throughput_measures_all_that_it_names(capsys: pytest.CaptureFixture[str
     assert document["events"] == 20
     assert document["triaged"]["became"] == {"opened": 4, "joined": 6, "duplicate": 8, "dead_letters": 2}
     assert min(document["bare"]["batches_per_second"], document["decided"]["per_second"]) > 0
-    for part in ("triaged", "no_op", "decided"):
+    for part in ("triaged", "no_op_one_process", "no_op", "decided"):
         for name in ("share_of_bare_one_at_a_time", "share_of_bare_batches"):
             assert document[part][name] > 0
     cpu = document["cpu_us_per_event"]
-    assert set(cpu) == {"bare_batches", "triaged_batches", "no_op", "decided"}
+    assert set(cpu) == {"bare_batches", "triaged_batches", "no_op_one_process", "no_op", "decided"}
+    assert (document["no_op_one_process"]["processes"], document["no_op"]["processes"]) == (1, 2)
+    assert document["no_op"]["workers"] == 3
     assert all(one["own"] > 0 and one["redis"] > 0 for one in cpu.values())
     assert cpu["decided"]["own"] > cpu["bare_batches"]["own"], (
         "a workflow with its records costs more than nothing at all"
