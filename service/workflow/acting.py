@@ -207,10 +207,13 @@ def _done(parts: Parts, incident: Incident, request: ActionRequest, result: Effe
     return State.RESOLVED
 
 
-def give_up(parts: Parts, incident: Incident, reason: str) -> State:
-    """As `fail`, from any step: what was done of an effect that comes to no end is booked first."""
+def give_up(parts: Parts, incident: Incident, reason: str, *, at_last: bool = False) -> State:
+    """As `fail`, from any step: what was done of an effect that comes to no end is booked first.
+
+    Raises Retry where whoever could tell that does not answer; `at_last`: then it ends without.
+    """
     tell_replaced(parts, incident)
-    untold = book_part(parts, incident)
+    untold = book_part(parts, incident, at_last=at_last)
     told = reason if untold is None else f"{reason}; what was done of it cannot be told: {untold}"
     incident.tries = 0  # of what people ask for after it
     return fail(parts, incident, told)

@@ -7,7 +7,7 @@ moment, what it did is told as the result of the intent under which it was begun
 import logging
 
 from driftwarden.contracts.effects import ActionRequest, EffectResult
-from driftwarden.errors import Error
+from driftwarden.errors import Error, Retry
 from driftwarden.service.workflow.changes import others_changed, rows_of
 from driftwarden.service.workflow.cut_short import what_happened
 from driftwarden.service.workflow.incident import Incident
@@ -34,14 +34,17 @@ def book(parts: Parts, incident: Incident, result: EffectResult) -> None:
     incident.note(parts.clock, "result", f"undone: {told}" if undo else told, SERVICE)
 
 
-def book_part(parts: Parts, incident: Incident) -> str | None:
+def book_part(parts: Parts, incident: Incident, *, at_last: bool = False) -> str | None:
     """What of an effect, or of its undo, happened before it came to no end stands in the books all the same, and can be undone.
 
-    It counts as a failure whatever of it happened. Why that cannot be told, else None.
+    It counts as a failure whatever of it happened. Why that cannot be told, else None; raises Retry where it may be told later,
+    but for `at_last`.
     """
     try:
         found = what_happened(parts, incident)
     except Error as error:
+        if isinstance(error, Retry) and not at_last:
+            raise
         log.warning("what was done cannot be told: %s", error.diagnostics(), extra={"incident": incident.id})
         return error.diagnostics()
     if found is None or not found.changed:

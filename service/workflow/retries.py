@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_exponential
 from tenacity.wait import wait_base
 
-from driftwarden.errors import AskHuman, Away, BadInput, Fenced, GiveUp, LogUnwritable, NotYet, Refused
+from driftwarden.errors import AskHuman, Away, BadInput, Fenced, GiveUp, LogUnwritable, NotYet, Refused, Retry
 
 Verdict = Literal["stop", "wait", "away", "give_up", "ask", "retry"]
 
@@ -58,6 +58,11 @@ def pause_s(tries: int, name: str) -> float:
 def away_s(error: Away, name: str) -> float:
     """Seconds until something that is away is asked again on behalf of this incident; at most half as much more."""
     return max(AGREE_AGAIN_S, error.again_s) * (1.0 + 0.5 * _share(f"{name}:{error.dependency}"))
+
+
+def look_again_s(error: Retry, name: str) -> float:
+    """Seconds until what is waited for without a counted try is looked at again."""
+    return away_s(error, name) if isinstance(error, Away) else AGREE_AGAIN_S
 
 
 class LoopPauses:

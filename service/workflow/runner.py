@@ -15,7 +15,8 @@ from driftwarden.service.workflow.heart import Hand, Pacemaker, WorkerView, held
 from driftwarden.service.workflow.holding import rests_s
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.parts import SERVICE, Parts, current_lease
-from driftwarden.service.workflow.retries import AGREE_AGAIN_S, LoopPauses, away_s, is_last, pause_s, verdict
+from driftwarden.service.workflow.retries import LoopPauses, is_last, look_again_s, pause_s, verdict
+from driftwarden.service.workflow.rewinding import Kept, kept_of, last_try, rewind
 from driftwarden.service.workflow.steps import advance_or_tell
 from driftwarden.service.workflow.store import Claim, Signal, WorkflowStore
 from driftwarden.service.workflow.stored import LaterVersion, load_incident
@@ -30,7 +31,6 @@ LATER_VERSION_AGAIN_S = 15.0
 WAITING = frozenset({State.AWAITING_APPROVAL, State.VERIFYING})
 
 Advance = Callable[..., State]
-Kept = Callable[[], Incident]
 
 
 class Worker:
@@ -149,13 +149,11 @@ class Worker:
             resumed, asked = True, False
             while True:
                 # A commit brings what was left meanwhile: each word is read before the commit that says it was handled.
-                kept = _kept(claim, incident)
+                kept = kept_of(claim, incident)
                 try:
                     asked = self._hear(claim, incident) or asked
                 except Retry as error:
-                    _rewind(incident, kept())
-                    log.info("a word waits: %s", error.diagnostics(), extra={"incident": incident.id})
-                    self._park(claim, incident, AGREE_AGAIN_S, handled=())
+                    self._word_waits(claim, incident, kept(), error)
                     return
                 if incident.state in TERMINAL:
                     # Nothing is left to walk: a word that came too late, or a close that a person asked for.
@@ -202,11 +200,19 @@ class Worker:
         before, closing = incident.state, False
         for signal in claim.signals:
             if signal.why == CRASH_LOOP:
-                acting.give_up(self._parts, incident, f"crash loop: {signal.payload}")
-                closing = True
+                at_last = not self._has_patience(incident)
+                acting.give_up(self._parts, incident, f"crash loop: {signal.payload}", at_last=at_last)
+                incident.waits_since, closing = None, True
             if signal.why in byhand.ALLOWED:
                 incident.state = byhand.take_request(self._parts, incident, signal.why, signal.payload)
         return closing or incident.state is not before
+
+    def _word_waits(self, claim: Claim, incident: Incident, kept: Incident, error: Retry) -> None:
+        """It is heard later: people or settings, or whoever must be asked what was done, is waited for."""
+        since = incident.waits_since
+        rewind(incident, kept)
+        incident.waits_since = since
+        self._wait(claim, incident, error.diagnostics(), look_again_s(error, incident.id), handled=())
 
     def _incident(self, claim: Claim) -> Incident:
         if claim.doc and claim.genuine:
@@ -228,12 +234,12 @@ class Worker:
 
     def _step(self, parts: Parts, claim: Claim, incident: Incident, *, resumed: bool) -> State | None:
         assert self._hand is not None
-        started, name, heart = time.monotonic(), incident.state.value, self._hand.heart
+        started, name, heart, kept = time.monotonic(), incident.state.value, self._hand.heart, kept_of(claim, incident)
         if is_last(incident.tries, self._parts.settings.service.tries_max):
             # Its last try was late: that worker could only note it.
-            return acting.give_up(parts, incident, f"gave up after {incident.tries} tries: {_last_try(incident)}")
+            reason = f"gave up after {incident.tries} tries: {last_try(incident)}"
+            return self._give_up(parts, claim, incident, kept, reason)
         self._hand.at(name)
-        kept = _kept(claim, incident)
         deadline_s = getattr(self._parts.settings.service.step_deadlines, name).total_seconds()
         span = self._parts.span(
             f"step {name}", correlation_id=incident.correlation_id, incident=incident.id, kind="chain"
@@ -258,15 +264,28 @@ class Worker:
             raise error
         reason = error.diagnostics() if isinstance(error, Error) else f"{type(error).__name__} in step {incident.state}"
         if what in {"give_up", "ask"}:
-            return acting.give_up(parts, incident, f"a person must look: {reason}" if what == "ask" else reason)
-        _rewind(incident, kept())
-        if isinstance(error, NotYet):
-            return self._wait(claim, incident, reason, AGREE_AGAIN_S)
-        if isinstance(error, Away) and self._has_patience(incident):
-            return self._wait(claim, incident, reason, away_s(error, incident.id))
+            told = f"a person must look: {reason}" if what == "ask" else reason
+            return self._give_up(parts, claim, incident, kept, told)
+        rewind(incident, kept())
+        if isinstance(error, NotYet) or (isinstance(error, Away) and self._has_patience(incident)):
+            return self._wait(claim, incident, reason, look_again_s(error, incident.id))
         if not isinstance(error, Error | OSError):
             log.error("step %s", incident.state, exc_info=error, extra={"incident": incident.id})
-        return self._again(parts, claim, incident, reason)
+        return self._again(parts, claim, incident, kept, reason)
+
+    def _give_up(self, parts: Parts, claim: Claim, incident: Incident, kept: Kept, reason: str) -> State | None:
+        """It fails; first whoever can tell what was done of its effect is waited for, with the patience of any step."""
+        tries = incident.tries
+        try:
+            after = acting.give_up(parts, incident, reason)
+        except Retry as error:
+            rewind(incident, kept())
+            incident.tries = tries
+            if self._has_patience(incident):
+                return self._wait(claim, incident, error.diagnostics(), look_again_s(error, incident.id))
+            after = acting.give_up(parts, incident, reason, at_last=True)
+        incident.waits_since = None
+        return after
 
     def _late(self, claim: Claim, kept: Kept, deadline_s: float) -> None:
         """The step outlived its deadline, and may never end: the incident is parked as it was before, for another try.
@@ -288,19 +307,20 @@ class Worker:
         incident.waits_since = incident.waits_since or rfc3339(now)
         return now - parse_rfc3339(incident.waits_since) < self._parts.settings.service.degraded.patience
 
-    def _wait(self, claim: Claim, incident: Incident, reason: str, again_s: float) -> State | None:
+    def _wait(
+        self, claim: Claim, incident: Incident, reason: str, again_s: float, *, handled: Sequence[Signal] | None = None
+    ) -> State | None:
         """Parked until workers agree, settings load or something answers again: no failed try, and said once."""
         if not any(line["summary"].startswith("waits: ") for line in incident.timeline[-1:]):
             incident.note(self._parts.clock, "decision", f"waits: {reason}", SERVICE)
             log.info("incident waits: %s", reason, extra={"incident": incident.id})
-        self._park(claim, incident, again_s)
+        self._park(claim, incident, again_s, handled=handled)
         return None
 
-    def _again(self, parts: Parts, claim: Claim, incident: Incident, reason: str) -> State | None:
+    def _again(self, parts: Parts, claim: Claim, incident: Incident, kept: Kept, reason: str) -> State | None:
         incident.tries += 1
         if is_last(incident.tries, self._parts.settings.service.tries_max):
-            incident.waits_since = None
-            return acting.give_up(parts, incident, f"gave up after {incident.tries} tries: {reason}")
+            return self._give_up(parts, claim, incident, kept, f"gave up after {incident.tries} tries: {reason}")
         incident.note(self._parts.clock, "close", f"try {incident.tries} of {incident.state}: {reason}", SERVICE)
         self._park(claim, incident, pause_s(incident.tries, incident.id))
         return None
@@ -356,26 +376,6 @@ class Worker:
         state = incident.state.value
         log.info("incident %s: %s", state, incident.problem or incident.outcome, extra={"model": incident.model})
         return claim
-
-
-def _kept(claim: Claim, incident: Incident) -> Kept:
-    """The incident as it is now, for whoever must go back to it: read from the last commit, or where anything came since from
-    what a commit would store, which costs a fraction of a deep copy."""
-    if claim.doc and claim.genuine and not claim.signals and claim.state == incident.state:
-        return partial(load_incident, claim.doc)
-    return partial(load_incident, incident.to_store())
-
-
-def _rewind(incident: Incident, kept: Incident) -> None:
-    """Undo what half a step changed: it is done again from its beginning, or told from there."""
-    for name in Incident.model_fields:
-        setattr(incident, name, getattr(kept, name))
-
-
-def _last_try(incident: Incident) -> str:
-    """Why its last try failed, as it was noted then."""
-    tries = [line["summary"] for line in incident.timeline if line["summary"].startswith("try ")]
-    return tries[-1].partition(": ")[2] if tries else "no reason was noted"
 
 
 def _parted(claim: Claim, incident: Incident) -> bool:
