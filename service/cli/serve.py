@@ -45,6 +45,7 @@ def serve(workers: int | None, log_file: str | None, stop_within: float | None) 
 
     from driftwarden.service.auditing import process_name
     from driftwarden.service.bootstrap import open_service, read_settings
+    from driftwarden.service.heap import preload, settle
     from driftwarden.service.workflow.health import Health
     from driftwarden.service.workflow.process import ServiceProcess
 
@@ -82,7 +83,9 @@ def serve(workers: int | None, log_file: str | None, stop_within: float | None) 
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
+        preload(settings.tracking_uri)
         process.start()
+        settle()
         policy = service.policy()
         watched = ", ".join(sorted(settings.models)) or "no model yet (driftwarden models register)"
         note(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_json
+
 from driftwarden.clock import SystemClock, rfc3339
 from driftwarden.errors import Fenced, NotFound
 from driftwarden.sealing import Seal
@@ -41,7 +43,13 @@ BACKSTOP_S = 24 * 3600.0
 _ONCE_TTL_MS = 24 * 3600 * 1000
 
 Args = list[Arg]
-_document = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_finite = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def _document(doc: JsonObject) -> str:
+    """The text that is stored; raises ValueError for a number that is not finite, as no JSON holds it."""
+    content = to_json(doc, inf_nan_mode="constants")
+    return _finite(doc) if b"NaN" in content or b"Infinity" in content else content.decode()
 
 
 @dataclass(frozen=True)
