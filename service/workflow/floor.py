@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 
 from driftwarden.clock import Clock, parse_rfc3339
 from driftwarden.errors import LogUnreadable, unreadable
+from driftwarden.service.workflow.caps import Caps
 from driftwarden.service.workflow.ends import Ends, LookBack, ms_of
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.ledger import Caps, count_actions
+from driftwarden.service.workflow.ledger import count_actions
 
 JsonObject = dict[str, Any]
 _TYPES = ("intent", "result", "verification", "settlement", "close")
@@ -90,10 +91,24 @@ def _parsed(line: bytes) -> JsonObject:
     return record if isinstance(record, dict) and isinstance(record.get("body"), dict) else {}
 
 
+@dataclass(frozen=True)
+class Effect:
+    """What an incident intended last, as the log tells of it; `cost_usd` None: no result says what was done."""
+
+    action: str | None
+    undo: bool
+    at_ms: int
+    correlation_id: str | None
+    cost_usd: Decimal | None = None
+    failed: bool = False
+    changed: bool = False
+
+
 @dataclass
 class _Known:
     """What the log tells of one incident that was to have an effect; `effects` by idempotency key: entries as the ledger's."""
 
+    correlation_id: str | None = None
     effects: dict[str, JsonObject] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # intent's hash -> its idempotency key
     done: dict[str, str] = field(default_factory=dict)  # intent's hash -> hash of the result that followed it
@@ -191,6 +206,21 @@ class AuditFloor:
             known = self._known.get(incident)
             return [intent for intent in known.keys if intent not in known.done] if known is not None else []
 
+    def last_effect(self, incident: str) -> Effect | None:
+        """What an incident intended last and what came of it; None where it intended nothing, or called it off."""
+        with self._lock:
+            self._refresh()
+            known = self._known.get(incident)
+            intent = next(reversed(known.keys), None) if known is not None else None
+            entry = known.effects.get(known.keys[intent]) if known is not None and intent is not None else None
+            if known is None or intent is None or entry is None:
+                return None
+            effect = Effect(entry["action"], entry["undo"], entry["at"], known.correlation_id)
+            if intent not in known.done or intent in known.not_done:
+                return effect
+            cost_usd = Decimal(entry["cost"]) / _MICRO
+            return replace(effect, cost_usd=cost_usd, failed=entry["failed"], changed=entry["changed"])
+
     def is_settled(self, incident: str, result: str, basis: str, helped: bool | None) -> bool:
         """Whether this very settlement of a result's hash stands in the log."""
         with self._lock:
@@ -227,6 +257,7 @@ class AuditFloor:
                 self._closed(incident, record, body)
                 continue
             known = self._known.setdefault(incident, _Known())
+            known.correlation_id = record.get("correlation_id") or known.correlation_id
             if kind == "intent":
                 self._intended(known, record, body)
             elif kind == "result" and (key := known.keys.get(str(record.get("causation")))):
@@ -260,8 +291,10 @@ class AuditFloor:
             "models": body.get("members") if isinstance(body.get("members"), list) else [],
             "at": int(moment.timestamp() * 1000),
             "cost": _micro((body.get("estimate") or {}).get("cost_usd")),
+            "action": body.get("action"),
             "state": "begun",
             "failed": False,
+            "changed": False,
             "undo": body.get("undo") is True,
         }
 
@@ -283,7 +316,7 @@ class AuditFloor:
         if body.get("failed") is True:  # what it cost is not known: as much as it was to cost
             entry |= {"state": "done", "failed": True}
             return
-        entry |= {"state": "done", "cost": _micro(body.get("cost_usd"))}
+        entry |= {"state": "done", "cost": _micro(body.get("cost_usd")), "changed": body.get("changed") is True}
         data = body.get("data") or {}
         kept_out = data.get("batches")
         if not isinstance(kept_out, dict):

@@ -273,7 +273,7 @@ class HeldLog:
 
 # What a step changes in the books that incidents share: of an incident that another worker holds by now, it would be wrong.
 _BOOKS = {
-    "ledger": frozenset({"reserve", "settle", "release", "abandon", "fail_effect", "record_outcome"}),
+    "ledger": frozenset({"reserve", "begin", "settle", "release", "abandon", "fail_effect", "record_outcome"}),
     "approvals": frozenset({"request", "reopen", "mark"}),
     "notifier": frozenset({"notify"}),
 }

@@ -17,6 +17,7 @@ def intend(parts: Parts, incident: Incident, cause: str) -> None:
     request = build_request(parts, incident, model, candidate)
     estimate = parts.actions[candidate.action].estimate(request)
     cause_hash = incident.audit[cause]
+    parts.ledger.begin(incident.id)
     written = parts.audit.append(
         "intent",
         {

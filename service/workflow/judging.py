@@ -14,10 +14,11 @@ from driftwarden.contracts.base import Outcome
 from driftwarden.contracts.decision import ApprovalTerms, Decision
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.service.workflow.binding import lifted_rules
+from driftwarden.service.workflow.caps import Caps
 from driftwarden.service.workflow.facts import build_facts, proven_loss, usd_per_day
 from driftwarden.service.workflow.floor import raised
 from driftwarden.service.workflow.incident import Incident, Member
-from driftwarden.service.workflow.ledger import Caps, wilson_lower
+from driftwarden.service.workflow.ledger import wilson_lower
 from driftwarden.service.workflow.members import UNKNOWN_IMPACT, group_impact, named, watched
 from driftwarden.service.workflow.parts import SERVICE, Parts, PolicyInForce
 

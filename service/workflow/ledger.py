@@ -1,7 +1,8 @@
 """The ledger of actions: what ran, what it cost, whether it failed; caps are reserved here before an effect.
 
 One hash `<prefix>ledger`: incident -> sealed JSON {model, models (others that it concerns), action, cost (micro-USD), at (ms,
-the decision's own time), state (`running`, `done`, `released`), failed, undo, changed (ms, when it changed what is in force),
+the decision's own time), state (`running`, `done`, `released`), begun (whether an intent to have its effect may stand in a log;
+absent: an earlier version's), failed, undo, changed (ms, when it changed what is in force),
 rows (by model those that it was about, where not all)}; `<incident>#<n>` its earlier effects, where another followed. An action
 over several models counts for each of them, and once where all are counted. A second
 hash `<prefix>track`: `<model>|<action>|<incident>` -> sealed `1` helped, `0` not (`driftwarden.sealing`).
@@ -12,8 +13,7 @@ decision reads what is left here and the books of the models that it is about.
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from importlib.resources import files
@@ -21,9 +21,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from driftwarden.clock import parse_rfc3339
-from driftwarden.contracts.watch import parse_duration
+from driftwarden.errors import Retry
 from driftwarden.sealing import Seal
 from driftwarden.service.workflow.books import Book, Books, Entry, with_past
+from driftwarden.service.workflow.caps import Caps
 
 STATE_FACTS = (
     "spent_usd_today",
@@ -38,70 +39,6 @@ STATE_FACTS = (
     "recent_failures",
 )
 _MICRO = Decimal(1_000_000)
-
-
-@dataclass(frozen=True)
-class Caps:
-    """The caps of a policy's `limits`, in USD, counts and milliseconds; None: not limited."""
-
-    zone: str = "UTC"
-    per_day: Decimal | None = None
-    per_model_day: Decimal | None = None
-    rate_model: tuple[int, int] | None = None
-    rate_global: tuple[int, int] | None = None
-    concurrency_model: int | None = None
-    concurrency_global: int | None = None
-    breaker_window_ms: int = 7 * 86_400_000
-
-    def without(self, rules: Collection[str]) -> "Caps":
-        """The caps that are left where these rules bind no more: lifted by people, or excused by an exception of the policy.
-
-        People lift no `concurrency-*` (the policy's engine sees to that); that of a model the ledger keeps whatever anybody says.
-        """
-        names = {
-            "cost-per-day": "per_day",
-            "cost-per-model-per-day": "per_model_day",
-            "rate-per-model": "rate_model",
-            "rate-global": "rate_global",
-            "concurrency-global": "concurrency_global",
-        }
-        lifted: dict[str, Any] = {names[rule]: None for rule in rules if rule in names}
-        return replace(self, **lifted)
-
-    @classmethod
-    def of(cls, policy: Mapping[str, Any]) -> "Caps":
-        """Read them from a canonical policy document."""
-        spec = policy["spec"]
-        limits = spec.get("limits") or {}
-        cost, rate, running = (limits.get(name) or {} for name in ("costUSD", "rate", "concurrency"))
-
-        def money(name: str) -> Decimal | None:
-            return Decimal(str(cost[name])) if cost.get(name) is not None else None
-
-        def per_window(name: str) -> tuple[int, int] | None:
-            rule = rate.get(name)
-            return (int(rule["max"]), _duration_ms(rule["window"])) if rule else None
-
-        def count(name: str) -> int | None:
-            return int(running[name]) if running.get(name) is not None else None
-
-        breaker = limits.get("circuitBreaker") or {}
-        return cls(
-            zone=spec.get("timeZone") or "UTC",
-            per_day=money("perDay"),
-            per_model_day=money("perModelPerDay"),
-            rate_model=per_window("perModel"),
-            rate_global=per_window("global"),
-            concurrency_model=count("perModel"),
-            concurrency_global=count("global"),
-            breaker_window_ms=_duration_ms(breaker.get("window", "7d")),
-        )
-
-
-def _duration_ms(value: Any) -> int:
-    if isinstance(value, int):
-        return value * 1000
-    return int(parse_duration(value).total_seconds() * 1000)
 
 
 def _ms(moment: datetime) -> int:
@@ -121,7 +58,10 @@ class Ledger:
         self._redis, self._seal = client, seal
         self._key, self._track = f"{prefix}ledger", f"{prefix}track"
         self.books = Books(client, self._key, self._track, seal)
-        self._reserve = client.register_script(files(__package__).joinpath("ledger.lua").read_text(encoding="utf-8"))
+        self._reserve, self._replace = (
+            client.register_script(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+            for name in ("ledger.lua", "put_away.lua")
+        )
 
     def reserve(
         self,
@@ -153,7 +93,8 @@ class Ledger:
             return "" if limit is None else str(limit)
 
         entry = {"model": model, "action": action, "cost": int(micro(cost_usd)), "at": _ms(moment), "state": "running"}
-        sealed = self._sealed(incident, entry | {"undo": undo} | ({"models": [*models]} if models else {}))
+        told = {"begun": False, "undo": undo} | ({"models": [*models]} if models else {})
+        sealed = self._sealed(incident, entry | told)
         answer = self._reserve(
             keys=[self._key, self.books.key],
             args=[
@@ -164,6 +105,23 @@ class Ledger:
         )  # fmt: skip
         text = answer.decode() if isinstance(answer, bytes) else str(answer)
         return None if text == "OK" else text
+
+    def begin(self, incident: str) -> None:
+        """From here on an intent to have the effect may stand in some host's log; raises Retry where nothing is reserved."""
+        raw = self._redis.hget(self._key, incident)
+        entry = self._entry(incident, raw)
+        if entry is None or entry["state"] != "running":
+            raise Retry(f"nothing is reserved for {incident} any more")
+        if not entry.get("begun") and not self._replaced(incident, raw, entry | {"begun": True}):
+            raise Retry(f"the reservation of {incident} changed under this request")
+
+    def release_unbegun(self, incident: str) -> bool:
+        """As `release`, where it runs and no intent can stand in any log; False where that is not so."""
+        raw = self._redis.hget(self._key, incident)
+        entry = self._entry(incident, raw)
+        if entry is None or entry["state"] != "running" or entry.get("begun") is not False:
+            return False
+        return self._replaced(incident, raw, entry | {"state": "released", "failed": False})
 
     def settle(
         self,
@@ -232,6 +190,11 @@ class Ledger:
         if cost_usd is not None:
             entry["cost"] = int((cost_usd * _MICRO).to_integral_value(ROUND_CEILING))
         self._redis.hset(self._key, incident, self._sealed(incident, entry))
+
+    def _replaced(self, incident: str, seen: bytes, entry: dict[str, Any]) -> bool:
+        """Written, unless what stands there is not what was seen."""
+        reply = self._replace(keys=[self._key, self._key], args=[0, incident, seen, self._sealed(incident, entry)])
+        return reply in {b"OK", "OK"}
 
     def _sealed(self, incident: str, entry: dict[str, Any]) -> str:
         return self._seal.close("ledger", incident, json.dumps(entry, sort_keys=True))

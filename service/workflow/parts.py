@@ -24,11 +24,12 @@ from driftwarden.contracts.ports import (
 from driftwarden.errors import AskHuman, Fenced
 from driftwarden.resilience import Breakers
 from driftwarden.service.workflow.approvals import Approvals
+from driftwarden.service.workflow.caps import Caps
 from driftwarden.service.workflow.facts import CLOCK_SKEW_MAX_S
 from driftwarden.service.workflow.floor import AuditFloor
 from driftwarden.service.workflow.halts import Halts
 from driftwarden.service.workflow.incident import Incident
-from driftwarden.service.workflow.ledger import Caps, Ledger
+from driftwarden.service.workflow.ledger import Ledger
 from driftwarden.service.workflow.metrics import MetricHistory
 from driftwarden.settings import Settings
 

@@ -18,6 +18,7 @@ from driftwarden.errors import Error, EventRejected, Fenced, LogUnwritable
 from driftwarden.service.workflow.forgetting import Forgetting
 from driftwarden.service.workflow.grouping import group_names
 from driftwarden.service.workflow.health import Health, Said, SaidBreaker, SaidWorker
+from driftwarden.service.workflow.lost import LostReservations
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.reports import check_report, measure_reports, take_report
 from driftwarden.service.workflow.reservations import free_reservations, withdraw_unasked
@@ -315,13 +316,14 @@ class ServiceProcess:
                 pass
 
     def _tick(self) -> None:
-        ticks = 0
+        ticks, lost = 0, LostReservations(self._parts, self._store)
         while not self._stop.wait(TIMER_EVERY_S):
             self._store.pump_timers()
             ticks += 1
             if ticks % TRIM_EVERY_TICKS == 0:
                 self._store.trim()
                 free_reservations(self._parts, self._store)
+                lost.turn()
                 withdraw_unasked(self._parts, self._store)
             if self._housekeeping is not None and ticks % HOUSEKEEPING_EVERY_TICKS == 1:
                 self._housekeeping()

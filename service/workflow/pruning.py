@@ -13,8 +13,8 @@ import math
 import time
 from datetime import timedelta
 
+from driftwarden.service.workflow.caps import Caps
 from driftwarden.service.workflow.health import processes
-from driftwarden.service.workflow.ledger import Caps
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.settled import Settled
 from driftwarden.service.workflow.store import WorkflowStore
