@@ -7,10 +7,13 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from google.adk.agents import LlmAgent
 from google.adk.agents.invocation_context import LlmCallsLimitExceededError
@@ -18,6 +21,7 @@ from google.adk.agents.run_config import RunConfig
 from google.adk.apps import App
 from google.adk.events import Event
 from google.adk.features import FeatureName, override_feature_enabled
+from google.adk.platform.uuid import set_id_provider
 from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.runners import Runner
 from google.adk.sessions import InMemorySessionService
@@ -98,6 +102,7 @@ class Coordinator:
         )
         message = types.UserContent(task)
         _running.set(self)  # in this task and those that it begins: a run is a task of its own
+        set_id_provider(_ids())
         try:
             with self.toolbox.in_use():
                 async with (
@@ -194,6 +199,13 @@ class _Guard(BasePlugin):
     async def on_tool_error_callback(self, *, tool: Any, tool_args: Any, tool_context: Any, error: Exception) -> Any:
         """Tell the model in one line."""
         return {"status": "error", "error": shorten(f"{type(error).__name__}: {error}", 200)}
+
+
+def _ids() -> Callable[[], str]:
+    """What the framework names a run's events and calls by: numbered, for to ask the system for every name's chance bytes
+    would let go of the interpreter some forty times."""
+    run, numbers = uuid4().hex, count(1)
+    return lambda: f"{run}-{next(numbers)}"
 
 
 _running: ContextVar[Coordinator] = ContextVar("driftwarden_coordinator")
