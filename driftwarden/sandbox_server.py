@@ -48,15 +48,16 @@ class ForkServer:
         self._calls: dict[int, _Call] = {}
         self._selector = selectors.DefaultSelector()
         self._service_pid = os.getppid()
+        self._wake_write = -1
 
     def run(self) -> None:
         """Serve until the service closes the control socket or is gone."""
-        wake_read, wake_write = os.pipe()
+        wake_read, self._wake_write = os.pipe()
         os.set_blocking(wake_read, False)
-        os.set_blocking(wake_write, False)
+        os.set_blocking(self._wake_write, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.set_wakeup_fd(wake_write)
+        signal.set_wakeup_fd(self._wake_write)
         self._selector.register(self._control, selectors.EVENT_READ, self._accept)
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
         try:
@@ -142,12 +143,12 @@ class ForkServer:
             os._exit(code)
 
     def _leave_server(self) -> None:
-        wake_write = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(-1)  # asked what it was, it may say -1: from Python 3.12 on asyncio takes it back in a fork
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         keys = list(self._selector.get_map().values())
         self._selector.close()  # first: the epoll set is shared with the server, so nothing may be unregistered here
-        os.close(wake_write)
+        os.close(self._wake_write)
         for key in keys:
             if key.fd != CONTROL_FD:
                 os.close(key.fd)
