@@ -7,6 +7,10 @@ interpreter runs one thread at a time, and the one that writes must not queue be
 Any thread may be interrupted between any two lines (Ctrl-C in the main thread of a command), also right after it was told to
 write or to wake the next. So who is to write, and who wakes whom, are hints: that one writes at a time is a lock, which an
 interrupted thread lets go of, and who has waited for long looks whether anybody holds it, and else does what was left undone.
+
+Loops within `try` or `with` are `while True` here, with their test at the top and a plain statement at the end: what interrupts
+Python 3.13 where another loop jumps back to its begin passes by the `except` and the `with` around it (its exception table
+leaves that jump out), and a lock would be held for ever.
 """
 
 import threading
@@ -92,10 +96,14 @@ class GroupCommit:
     def _is_done(self, batch: Batch, gate: threading.Lock) -> bool:
         """Wait until the batch is done, and wake the next, or until it is to be written here: False."""
         try:
-            while not gate.acquire(True, PATIENCE_S):
+            opened = gate.acquire(True, PATIENCE_S)
+            while True:  # its shape: see above
+                if opened:
+                    break
                 if batch.done or not self._leading.locked():
                     self._forget(batch, gate)  # whoever was to open it may be gone
                     break
+                opened = gate.acquire(True, PATIENCE_S)
         except BaseException:
             self._leave(batch, gate)
             raise
@@ -121,7 +129,9 @@ class GroupCommit:
             batch: Batch | None = None
             try:
                 until = monotonic() + LEAD_S
-                while batch is None or monotonic() < until:
+                while True:  # its shape: see above
+                    if batch is not None and monotonic() >= until:
+                        break
                     with self._lock:
                         batch, self._batch = self._batch, None
                         if batch is None:

@@ -1,7 +1,7 @@
 """A thread is interrupted at every place at which it can be, one after the other: nobody else waits for ever, nobody is told wrong.
 
-The interpreter looks for signals after calls, at the begin of functions and at jumps backwards: there, and only there, a trace
-function raises KeyboardInterrupt. Those who wait are run after the victim, one by one: whatever they still wait for, nobody does.
+The interpreter looks for signals after calls, at the begin of functions and at jumps backwards: there, and only there, a hook
+raises KeyboardInterrupt. Those who wait are run after the victim, one by one: whatever they still wait for, nobody does.
 """
 
 import dis
@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -29,13 +30,13 @@ ME = Actor(kind="service", id="test")
 
 
 def places(code: CodeType) -> set[int]:
-    """Offsets of the instructions right before which the interpreter looks for signals."""
+    """Offsets of the instructions right before which the interpreter looks for signals.
+
+    A jump backwards looks for them before it jumps or after, by the version of the interpreter: both count.
+    """
     found = list(dis.get_instructions(code))
-    return {
-        after.offset
-        for one, after in itertools.pairwise(found)
-        if one.opname.startswith(("CALL", "RESUME")) or "BACKWARD" in one.opname
-    }
+    after = {after.offset for one, after in itertools.pairwise(found) if one.opname.startswith(("CALL", "RESUME"))}
+    return after | {place for one in found if "BACKWARD" in one.opname for place in (one.offset, one.argval)}
 
 
 CODES = {
@@ -53,26 +54,68 @@ class Interrupt:
 
     def __call__(self, call: Callable[[], Any]) -> Any:
         """Call; None where it was interrupted."""
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
-            return call()
-        except KeyboardInterrupt:
-            return None
-        finally:
-            sys.settrace(before)
+        with watched(self._comes_to):
+            try:
+                return call()
+            except KeyboardInterrupt:
+                return None
 
-    def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
-        del arg
-        if frame.f_code not in CODES:
-            return None
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        if event == "opcode" and frame.f_lasti in CODES[frame.f_code] and not self.struck:
+    def _comes_to(self, code: CodeType, offset: int) -> None:
+        if not self.struck and offset in CODES[code]:
             self._left -= 1
             if self._left < 0:
                 self.struck = True
                 raise KeyboardInterrupt
-        return self._trace
+
+
+Watcher = Callable[[CodeType, int], None]
+WATCHERS: list[Watcher] = []  # the last one is told
+
+if sys.version_info >= (3, 12):
+    # A trace function would not do: it is told of the instructions of a function only from its second call on.
+    TOOL, EVENTS = 4, sys.monitoring.events
+
+    @contextmanager
+    def watched(watcher: Watcher) -> Iterator[None]:
+        """Tell it of each instruction of CODES, right before that; what it raises is raised there."""
+        WATCHERS.append(watcher)
+        if len(WATCHERS) == 1:
+            sys.monitoring.use_tool_id(TOOL, __name__)
+            sys.monitoring.register_callback(TOOL, EVENTS.INSTRUCTION, lambda *where: WATCHERS[-1](*where))
+            for code in CODES:
+                sys.monitoring.set_local_events(TOOL, code, EVENTS.INSTRUCTION)
+        try:
+            yield
+        finally:
+            WATCHERS.pop()
+            if not WATCHERS:
+                for code in CODES:
+                    sys.monitoring.set_local_events(TOOL, code, EVENTS.NO_EVENTS)
+                sys.monitoring.register_callback(TOOL, EVENTS.INSTRUCTION, None)
+                sys.monitoring.free_tool_id(TOOL)
+else:
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        """Of the functions in CODES, each instruction."""
+        del arg
+        if frame.f_code not in CODES:
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == "opcode":
+            WATCHERS[-1](frame.f_code, frame.f_lasti)
+        return trace
+
+    @contextmanager
+    def watched(watcher: Watcher) -> Iterator[None]:
+        """Tell it of each instruction of CODES, right before that; what it raises is raised there."""
+        before = sys.gettrace()
+        WATCHERS.append(watcher)
+        sys.settrace(trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+            WATCHERS.pop()
 
 
 class World:
@@ -143,10 +186,8 @@ def waits(world: World) -> Callable[[], None]:
     def victim() -> None:
         place.append(world.commit.hand_in([b"victim"]))
         world.hands_in()
-        trace = sys.gettrace()
-        sys.settrace(None)
-        assert world.commit.finish(*first) is None
-        sys.settrace(trace)
+        with watched(lambda code, offset: None):
+            assert world.commit.finish(*first) is None
         world.commit.finish(*place[0])
 
     return victim
@@ -168,11 +209,9 @@ def inherits(world: World) -> Callable[[], None]:
         world.hands_in()
 
     def victim() -> None:
-        trace = sys.gettrace()
         world.meanwhile = more
-        sys.settrace(None)
-        assert world.commit.finish(*first) is None
-        sys.settrace(trace)
+        with watched(lambda code, offset: None):
+            assert world.commit.finish(*first) is None
         world.commit.finish(*place[0])
 
     return victim
