@@ -143,7 +143,8 @@ class ForkServer:
             os._exit(code)
 
     def _leave_server(self) -> None:
-        signal.set_wakeup_fd(-1)  # asked what it was, it may say -1: from Python 3.12 on asyncio takes it back in a fork
+        # What it was is kept, not asked here: from Python 3.12 on asyncio, once imported, has taken it back in the child.
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         keys = list(self._selector.get_map().values())

@@ -373,6 +373,15 @@ def test_a_library_that_is_not_installed_stops_nobody_else(tasks: Path) -> None:
         assert sandbox.call("rogue:echo", {"a": 1}, timeout_s=PATIENCE_S) == {"a": 1}
 
 
+def test_a_library_that_takes_signals_back_in_a_fork_stops_no_call(tasks: Path) -> None:
+    """As asyncio does from Python 3.12 on, as soon as anything has imported it."""
+    (tasks / "forking.py").write_text(
+        "import os, signal\nos.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))\n"
+    )
+    with contextlib.closing(_sandbox(tasks, preload=("forking", "asyncio"))) as sandbox:
+        assert sandbox.call("rogue:echo", {"a": 1}, timeout_s=PATIENCE_S) == {"a": 1}
+
+
 def test_redaction_keeps_what_is_not_secret() -> None:
     """Credentials go, the rest of the line stays."""
     assert redact("token=abc rows=3 https://u:p@h/x") == "token=*** rows=3 https://u:***@h/x"
