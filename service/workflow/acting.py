@@ -7,7 +7,7 @@ from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import ActionName, Outcome
 from driftwarden.contracts.effects import ActionRequest, EffectResult, Verification
 from driftwarden.errors import AskHuman, BadInput, GiveUp, Refused
-from driftwarden.service.workflow.cut_short import released, taken_back
+from driftwarden.service.workflow.cut_short import halves, released, taken_back
 from driftwarden.service.workflow.deciding import (
     approval_facts,
     carry_on,
@@ -19,7 +19,7 @@ from driftwarden.service.workflow.deciding import (
 )
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.intents import call_off, intend, tell_not_done, tell_replaced
-from driftwarden.service.workflow.judging import decide
+from driftwarden.service.workflow.judging import decide, in_words
 from driftwarden.service.workflow.parts import SERVICE, Parts
 from driftwarden.service.workflow.recording import book, book_part, book_released, use_up
 from driftwarden.service.workflow.rows import ModelRows
@@ -61,8 +61,9 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
         if parts.floor.result_of(incident.id, incident.intent.audit_hash) is not None:
             # Whoever died had told already what was done of it: that is all that this intent stands for in the log.
             return give_up(parts, incident, f"came to no end: {result.detail}")
-        if not _may_go_on(parts, incident):
-            return _done(parts, incident, request, result)  # what happened is booked, and no more of it happens
+        if (why := _held_up(parts, incident)) is not None:
+            tell_besides(parts, incident)
+            return give_up(parts, incident, f"half done, and not gone on with: {why}")
     try:
         if result is None:
             action.precheck(request)
@@ -71,14 +72,14 @@ def execute(parts: Parts, incident: Incident, raws: list[str], *, resumed: bool)
     except AskHuman as error:
         book_part(parts, incident)
         parts.ledger.settle(incident.id, failed=True)
-        return fail(parts, incident, f"a person must look: {error.diagnostics()}")
+        return _fail(parts, incident, f"a person must look: {error.diagnostics()}")
     except (Refused, GiveUp) as error:
         # Raises Away where it is the registry that is missing: the effect is looked up under its key once it is back, and is
         # booked then, whole; a part of it that stood in the log already would be taken for all of it.
         parts.registry.champion(request.model)
         book_part(parts, incident)
         parts.ledger.settle(incident.id, failed=True)
-        return fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
+        return _fail(parts, incident, f"{incident.intent.request['candidate']['action']}: {error.diagnostics()}")
     return _done(parts, incident, request, result)
 
 
@@ -91,11 +92,11 @@ def _intend_anew(parts: Parts, incident: Incident) -> State:
     return State.EXECUTING
 
 
-def _may_go_on(parts: Parts, incident: Incident) -> bool:
-    """Whether an effect on several models, of which some have had it, is still allowed: decided afresh, for each of them."""
+def _held_up(parts: Parts, incident: Incident) -> str | None:
+    """Why an effect on several models, of which some have had it, may not go on; None: it may. Decided afresh, for each of them."""
     parts.require_agreement()
     decision = decide(parts, incident, approval=approval_facts(parts, incident))
-    return decision.outcome is Outcome.EXECUTE
+    return None if decision.outcome is Outcome.EXECUTE else f"the policy says {in_words(decision)}"
 
 
 def _is_taken_back(parts: Parts, incident: Incident) -> bool:
@@ -214,9 +215,16 @@ def give_up(parts: Parts, incident: Incident, reason: str, *, at_last: bool = Fa
     """
     tell_replaced(parts, incident)
     untold = book_part(parts, incident, at_last=at_last)
-    told = reason if untold is None else f"{reason}; what was done of it cannot be told: {untold}"
     incident.tries = 0  # of what people ask for after it
-    return fail(parts, incident, told)
+    if untold is not None:
+        return fail(parts, incident, f"{reason}; what was done of it cannot be told: {untold}")
+    return _fail(parts, incident, reason)
+
+
+def _fail(parts: Parts, incident: Incident, reason: str) -> State:
+    """As `fail`; of an effect over several models it says which had it and which had not."""
+    done = halves(incident)
+    return fail(parts, incident, reason if done is None else f"{reason}; {done}")
 
 
 def _rows_then(parts: Parts, incident: Incident, request: ActionRequest) -> dict[str, object]:

@@ -1,10 +1,15 @@
 """What happened of an effect, or of its undo, that came to no end: its tries ran out, its workers died, a person must look."""
 
+from collections.abc import Collection
+
 from driftwarden.contracts.base import ActionName
 from driftwarden.contracts.effects import ActionRequest, EffectResult
 from driftwarden.service.workflow.incident import Incident
+from driftwarden.service.workflow.members import named
 from driftwarden.service.workflow.parts import Parts
 from driftwarden.service.workflow.undoing import VERSION_ACTIONS, left_to_undo
+
+TOLD_MAX = 20
 
 
 def what_happened(parts: Parts, incident: Incident) -> EffectResult | None:
@@ -20,6 +25,25 @@ def what_happened(parts: Parts, incident: Incident) -> EffectResult | None:
         return None
     request = ActionRequest.model_validate(incident.intent.request)
     return parts.actions[request.candidate.action].lookup(request)
+
+
+def halves(incident: Incident) -> str | None:
+    """Which of its models had an effect and which had not, with their windows; None where it is whole, or about one."""
+    result, intent = incident.result, incident.intent
+    missing = result.data.get("missing") if result is not None else None
+    if result is None or intent is None or not missing or incident.undo_of is not None:
+        return None
+    request = ActionRequest.model_validate(intent.request)
+    every = {one.model.name: one for one in (request, *request.members)}
+
+    def told(models: Collection[str]) -> str:
+        return named([f"{model} (`{_window(every[model])}`)" for model in every if model in models], shown=TOLD_MAX)
+
+    return f"done: {told(result.data.get('batches') or ())}; not done: {told(missing)}"
+
+
+def _window(request: ActionRequest) -> str:
+    return request.window_uri or f"{request.window_start} to {request.window_end}"
 
 
 def taken_back(parts: Parts, incident: Incident) -> EffectResult | None:

@@ -63,7 +63,7 @@ def decide(parts: Parts, incident: Incident, *, approval: dict[str, Any] | None 
     if incident.decided_at is None:
         incident.decided_at = rfc3339(parts.clock.now())
     whose = f" (of {strictest.member.model}, the strictest of {len(answers)} models)" if len(answers) > 1 else ""
-    incident.note(parts.clock, "decision", f"{_told(decision)}{whose}", SERVICE)
+    incident.note(parts.clock, "decision", f"{in_words(decision)}{whose}", SERVICE)
     # Where people are asked, they may want it of those too that nothing is known of.
     sure = [one.member for one in answers if one.spared and proven_loss(one.member.performance) is not None]
     spared = [one.member for one in answers if one.spared] if decision.outcome is Outcome.EXECUTE else sure
@@ -200,7 +200,8 @@ def _record(parts: Parts, incident: Incident, answer: Answer, policy_digest: str
     member.lifted = [rule.id for rule in decision.rules if rule.effect == "lifted" or rule.verdict == "not_applicable"]
 
 
-def _told(decision: Decision) -> str:
+def in_words(decision: Decision) -> str:
+    """The outcome and the rules that decided it, in words."""
     would = f" (would be {decision.would_be})" if decision.would_be else ""
     lifted = ", ".join(rule.id for rule in decision.rules if rule.effect == "lifted")
     if decision.decisive:

@@ -107,6 +107,12 @@ def always(world: Any, place: int, error: BaseException) -> None:
     action._parts.on_step = staticmethod(step)
 
 
+def halves(world: Any) -> str:
+    """What is to be said of an effect that two of three models had."""
+    a, b, c = (f"{model} (`{world.data / model}.csv`)" for model in MODELS)
+    return f"done: {a}, {b}; not done: {c}"
+
+
 def well(world: Any) -> None:
     """Nothing fails any more."""
     world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)

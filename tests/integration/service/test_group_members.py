@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.grouped import MODELS, always, die_after, drift, grouped, kept_out, loose, well
+from fakes.grouped import MODELS, always, die_after, drift, grouped, halves, kept_out, loose, well
 from fakes.workflow_world import Crash
 
 from driftwarden.contracts.base import ActionName
@@ -169,6 +169,7 @@ def test_what_was_done_before_it_was_given_up_is_booked_and_undone(new: Callable
             world.restart()
     incident = world.only()
     assert ("gave up after 4 tries" if how == "tries" else "crash loop") in str(incident.problem)
+    assert halves(world) in str(incident.problem)
     assert set(kept_out(world)) == {"a", "b"}
     assert incident.result is not None
     assert (set(incident.result.data["batches"]), incident.result.data["missing"]) == ({"a", "b"}, ["c"])

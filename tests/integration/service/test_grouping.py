@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from fakes.grouped import COLUMNS, MODELS, NONE, die_after, drift, grouped, kept_out, loose
+from fakes.grouped import COLUMNS, MODELS, NONE, die_after, drift, grouped, halves, kept_out, loose
 from fakes.workflow_world import Crash
 
 from driftwarden.actions.messages import Notify
@@ -248,23 +248,39 @@ def test_a_process_that_dies_in_between_finishes_under_the_same_keys(new: Callab
     assert len(world.records("result")) == 1
 
 
-def test_after_a_halt_no_more_of_it_happens_and_what_did_is_booked_and_undone(new: Callable[..., Any]) -> None:
-    """Half done when its process died, then halted: the half is the result, and can be taken back."""
+@pytest.mark.parametrize("why", ["halted", "enforcement"])
+def test_what_may_not_go_on_half_done_says_so_and_can_be_undone(new: Callable[..., Any], why: str) -> None:
+    """Half done when its process died, then halted or only to be watched: no more of it happens, the half is the result, people
+    are told what was done and what was not, and it can be taken back."""
     world = new()
     for model in MODELS:
         drift(world, model)
     die_after(world, 2)
     with pytest.raises(Crash):
         world.run()
-    world.parts.halts.halt(None, reason="stop", by="ada")
+    if why == "halted":
+        world.parts.halts.halt(None, reason="stop", by="ada")
+    else:
+        world.govern(enforcement="dryRun")
     world.actions[ActionName.QUARANTINE_DATA]._parts.on_step = staticmethod(lambda name: None)
     world.restart()
     incident = world.only()
-    assert incident.state == "resolved"
+    assert (incident.state, incident.outcome) == ("failed", "escalate" if why == "halted" else "monitor")
+    assert incident.verification is None, "it does not stand as intended"
     assert incident.result.data["missing"] == ["c"]
+    told = f"{incident.outcome} because of {why}" if why == "halted" else "monitor (would be execute)"
+    for said in (incident.problem, world.silent.messages[f"{incident.id}:failed"], incident.timeline[-1]["summary"]):
+        assert told in said
+        assert halves(world) in said
+    (entry,) = world.parts.ledger.entries().values()
+    assert (entry["state"], entry["failed"], entry["models"]) == ("done", True, ["b"])
+    (close,) = world.records("close")
+    assert (close["body"]["state"], close["body"]["problem"]) == ("failed", incident.problem)
     assert set(kept_out(world)) == {"a", "b"}
     assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
     world.parts.halts.resume(None)
+    world.govern()
+    world.clock.advance(seconds=1)
     world.ask("undo")
     world.run()
     world.approve("bob")
@@ -303,6 +319,7 @@ def test_what_happened_before_an_effect_failed_is_booked_and_undone(new: Callabl
     else:
         world.run()
     assert (world.only().state, world.only().result.data["missing"]) == ("failed", ["c"])
+    assert dies or halves(world) in world.silent.messages[f"{world.only().id}:failed"]
     assert len(world.records("result")) == 1
     assert set(kept_out(world)) == {"a", "b"}
     assert world.parts.floor.quarantined("b") == frozenset(world.parts.state.quarantined("b"))
