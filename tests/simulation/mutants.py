@@ -13,6 +13,7 @@ class Mutant(NamedTuple):
     old: str
     new: str
     by: str
+    redis_before: str = ""  # from this version on the server itself does it, and nobody misses it
 
     @property
     def name(self) -> str:
