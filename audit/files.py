@@ -10,7 +10,7 @@ from typing import Any
 
 from driftwarden.audit.codec import NotCanonical, decode_canonical
 from driftwarden.audit.record import LINE_BYTES_MAX, field_fault
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, unreadable
 from driftwarden.keyfile import give_to_owner
 
 NOTES_FOLDER = "checkpoints"
@@ -33,10 +33,20 @@ def note_name(stream: str, first_seq: int, size: int) -> str:
 
 
 def log_files(directory: Path) -> list[Path]:
-    """Every file of the log, by name; raises BadInput where the folder is absent."""
+    """Every file of the log, by name; raises BadInput where the folder is absent, or may not be read."""
     if not directory.is_dir():
         raise BadInput("audit folder", got=str(directory), expected="a folder with *.jsonl files")
-    return sorted(path for path in directory.glob("*.jsonl") if path.is_file())
+    return [path for path in listing(directory, ".jsonl") if path.is_file()]
+
+
+def listing(directory: Path, ending: str) -> list[Path]:
+    """What stands in a folder under names that end so, by name. A glob would take a folder that may not be read for an
+    empty one, and nothing would be found wrong with it: here that is BadInput."""
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(ending))
+    except OSError as error:
+        expected = "a folder that this account may read"
+        raise BadInput("folder", got=unreadable(error), expected=expected, where=str(directory)) from None
 
 
 def whole_lines(path: Path) -> Iterator[bytes]:

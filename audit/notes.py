@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from driftwarden.audit.files import listing
 from driftwarden.errors import BadInput, NotInstalled, unreadable
 from driftwarden.keyfile import check_mode, create_once, give_to_owner
 from driftwarden.strict import strict_base64
@@ -188,8 +189,11 @@ def _holds(public: bytes, signature: bytes, text: bytes) -> bool:
 
 
 def read_notes(path: Path) -> list[Note]:
-    """The notes at `path`: one file, or every `*.note` of a folder."""
-    files = sorted(path.glob("*.note")) if path.is_dir() else [path]
+    """The notes at `path`: one file, or every `*.note` of a folder. Raises BadInput for what cannot be read, and for a
+    folder that holds none: whoever names it expects the log to be held against something."""
+    files = listing(path, ".note") if path.is_dir() else [path]
+    if not files:
+        raise BadInput("checkpoint", got="a folder without notes", expected="*.note files", where=str(path))
     notes = []
     for file in files:
         try:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.ports import Actor, RecordType
-from driftwarden.errors import BadInput
+from driftwarden.errors import BadInput, kind_of
 
 FORMAT = "driftwarden-audit/1"
 GENESIS = "0" * 64
@@ -126,7 +126,7 @@ def exists(ts: Any) -> bool:
 
 
 def _shown(document: Any) -> str:
-    return ", ".join(sorted(map(str, document))) if isinstance(document, dict) else type(document).__name__
+    return ", ".join(sorted(map(str, document))) if isinstance(document, dict) else f"of {kind_of(document)}"
 
 
 def check_envelope(kind: str, incident: str | None, correlation_id: str | None, causation: str | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from driftwarden.audit import notes
-from driftwarden.audit.files import NOTES_FOLDER, log_files
+from driftwarden.audit.files import NOTES_FOLDER, listing, log_files
 from driftwarden.audit.scan import FileScan, Removal, Scanner
 from driftwarden.contracts.base import Value
 from driftwarden.errors import BadInput
@@ -60,7 +60,8 @@ def verify(
 def _notes_beside(directory: Path) -> dict[str, notes.Note | str]:
     """The notes in the log's own folder by name, or what is wrong with them."""
     found: dict[str, notes.Note | str] = {}
-    for path in sorted((directory / NOTES_FOLDER).glob("*.note")):
+    folder = directory / NOTES_FOLDER
+    for path in listing(folder, ".note") if folder.exists() else ():
         try:
             (found[f"{NOTES_FOLDER}/{path.name}"],) = notes.read_notes(path)
         except BadInput as error:

@@ -19,7 +19,7 @@ from driftwarden.service.cli.common import (
     print_json_lines,
     safe_text,
 )
-from driftwarden.service.cli.damage import warn_of_damage
+from driftwarden.service.cli.damage import say_damage, warn_of_damage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -236,6 +236,7 @@ def export(folder: Path | None, form: str, output: Path | None, proofs: bool, as
     if form == "parquet" and output is None:
         raise BadInput("--format parquet", got="standard output", expected="--output FILE")
     where = _folder(folder)
+    warn_of_damage(where)
     found = search_log(where, _criteria(**wanted))
     prover = Prover(where) if proofs else None
     if output is None:
@@ -285,6 +286,7 @@ def report(id: str, folder: Path | None, key_file: Path | None, output: Path | N
     records = story(where, id, skip_damaged=True)
     name = next((record.incident for record in records if record.incident), id)
     verified = verify_log(where, public_key=_public_key(where, key_file))
+    say_damage(verified)
     target = output or Path(f"report-{''.join(ch for ch in name if ch.isalnum() or ch in '-_')}.html")
     try:
         target.write_text(render(name, records, verified), encoding="utf-8")

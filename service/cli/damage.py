@@ -1,9 +1,13 @@
 """One line for whoever reads a log that is not whole."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from driftwarden.errors import NotInstalled
 from driftwarden.service.cli.common import note, safe_text
+
+if TYPE_CHECKING:
+    from driftwarden.audit import VerifyReport
 
 
 def warn_of_damage(folder: Path) -> None:
@@ -18,6 +22,11 @@ def warn_of_damage(folder: Path) -> None:
     except NotInstalled as error:  # the policy commands work without the service's parts
         note(f"whether the log is whole was not looked at: {error.diagnostics()}")
         return
+    say_damage(report)
+
+
+def say_damage(report: "VerifyReport") -> None:
+    """The same, where the log was verified anyhow."""
     wrong = [file for file in report.files if not file.ok]
     if report.ok:
         return

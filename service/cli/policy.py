@@ -285,7 +285,9 @@ def _audit_dir(given: str | None) -> Path:
 
 def read_records(folder: Path) -> Iterator[dict[str, Any]]:
     """The decisions and policy changes of every audit file in a folder; a torn tail is left out, and said."""
-    for file in sorted(folder.glob("*.jsonl")):
+    from driftwarden.audit.files import log_files
+
+    for file in log_files(folder):
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def test_verify_pins_the_services_own_key(
     [
         ["verify", "--dir", "absent"],
         ["verify", "--checkpoint", "absent"],
+        ["verify", "--checkpoint", "moved"],
         ["verify", "--key", "absent"],
         ["verify", "--what"],
         ["show", "inc-none"],
@@ -126,7 +128,13 @@ def test_show_and_search_print_lines(service_log: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("damage", [(b'"helped"', b'"harmed"'), (b'"verdict":"helped"', b'"verdict":helped"')])
 @pytest.mark.parametrize(
-    "command", [["audit", "show", "inc-42"], ["audit", "search", "--type", "decision"], ["policy", "replay"]]
+    "command",
+    [
+        ["audit", "show", "inc-42"],
+        ["audit", "search", "--type", "decision"],
+        ["audit", "report", "inc-42", "--output", "page.html"],
+        ["policy", "replay"],
+    ],
 )
 def test_who_reads_a_damaged_log_is_told_in_one_line(
     service_log: Path, capsys: pytest.CaptureFixture[str], command: list[str], damage: tuple[bytes, bytes]
@@ -144,6 +152,44 @@ def test_who_reads_a_damaged_log_is_told_in_one_line(
     assert "driftwarden audit verify" in line
 
 
+@pytest.mark.parametrize("unreadable", ["audit", "checkpoints"])
+@pytest.mark.parametrize(
+    "command", [["audit", "verify"], ["audit", "search"], ["audit", "export"], ["policy", "replay"]]
+)
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(
+    service_log: Path,
+    command: list[str],
+    unreadable: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Given another account's folder, nothing is said of what it holds: one line, and exit 2."""
+    entries = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return entries(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert run(command) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "permission denied" in said.err
+
+
+def test_only_plain_files_are_the_log(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a folder, a dangling link and a pipe under a log's name, nobody waits for them, nor fails."""
+    (service_log / "folder.jsonl").mkdir()
+    (service_log / "link.jsonl").symlink_to("absent")
+    os.mkfifo(service_log / "pipe.jsonl")
+    assert run(["audit", "verify"]) == 0
+    capsys.readouterr()
+    code = run(["policy", "replay", "--json"])
+    assert _json(capsys)["decisions"] == code == 1  # the fixture's decision names no policy, and was read
+
+
 def test_exports_hold_the_same_records(service_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Given csv, parquet and jsonl, all hold the log; csv disarms formulas; jsonl is the log's own lines."""
     assert run(["audit", "export", "--format", "csv", "--output", "x.csv"]) == 0
@@ -158,6 +204,9 @@ def test_exports_hold_the_same_records(service_log: Path, tmp_path: Path, capsys
     assert [row["hash"] for row in rows] == [row["hash"] for row in table]
     assert {row["actor_id"] for row in rows} == {"audit", "'=cmd()"}
     assert rows[1]["model"] == "fraud"
+    path.write_bytes(path.read_bytes().replace(b'"helped"', b'"harmed"'))
+    assert run(["audit", "export", "--format", "csv", "--output", "x.csv"]) == 0
+    assert "the log is not whole" in capsys.readouterr().err
 
 
 def test_a_proof_leads_to_the_signed_root(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
