@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from driftwarden.contracts.effects import TrainingRequest, TrainingResult
 from driftwarden.contracts.watch import WatchedModel
 from driftwarden.pipelines.quiet import quiet
 from driftwarden.pipelines.runner import KedroTrainer
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests/fakes
 
 TURN = 2_400
 ROWS = 3_000

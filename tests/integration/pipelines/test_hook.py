@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fakes.warm import warm
 
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.stream.client import connect
@@ -35,6 +36,7 @@ scored:
   type: pandas.ParquetDataset
   filepath: data/scored.parquet
 """
+PRELOAD = ("kedro.framework.session", "kedro.runner", "kedro_datasets.pandas", "evidently.metrics", "redis")
 WATCH = """
 model: shop
 environment: staging
@@ -77,18 +79,21 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
         yield server.url
 
 
-def run(project: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
-    """`kedro run`, as its user would."""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+KNOWN = {"KEDRO_DISABLE_TELEMETRY": "1", "COLUMNS": "300"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a user who has configured nothing else."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DRIFTWARDEN_", "KEDRO_LOGGING"))}
-    return subprocess.run(
-        [sys.executable, "-m", "kedro", "run"],
-        cwd=project,
-        env={**kept, "KEDRO_DISABLE_TELEMETRY": "1", "COLUMNS": "300", **environ},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
+    return kept | KNOWN | more
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """`kedro run` in a process of its own that has Kedro and Evidently in memory."""
+    with warm(tmp_path_factory.mktemp("warm"), "kedro.framework.cli:main", preload=PRELOAD, **KNOWN) as kedro:
+        yield lambda project, **more: kedro.run(["kedro", "run"], cwd=project, environ=environment(**more))
 
 
 def published(url: str) -> list[DriftEvent]:
@@ -99,10 +104,12 @@ def published(url: str) -> list[DriftEvent]:
 
 
 def test_drift_of_a_watched_data_set_is_published(project: Path, redis_url: str) -> None:
-    """One YAML file is all it takes; the window's file and the reference's stand in the event."""
+    """One YAML file is all it takes, as its user would run it; the window's file and the reference's stand in the event."""
     (project / "conf" / "base" / "driftwarden.yml").write_text(WATCH)
     orders(1, shift=3).to_csv(project / "data" / "orders.csv", index=False)
-    done = run(project, DRIFTWARDEN_REDIS_URL=redis_url)
+    command = [sys.executable, "-m", "kedro", "run"]
+    environ = environment(DRIFTWARDEN_REDIS_URL=redis_url)
+    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
     (event,) = published(redis_url)
     raw = json.loads(event.raw)
@@ -135,7 +142,7 @@ def test_the_sources_of_a_data_set_are_its_pipeline_s_free_inputs() -> None:
     assert hooks._upstream("merged") == []
 
 
-def test_a_failure_and_the_schema_change_behind_it_are_published(project: Path, redis_url: str) -> None:
+def test_a_failure_and_the_schema_change_behind_it_are_published(run: Run, project: Path, redis_url: str) -> None:
     """Both come from one run, without the secret in the error's text; the user's error is untouched."""
     (project / "conf" / "base" / "driftwarden.yml").write_text(WATCH)
     orders(1).drop(columns="price").to_csv(project / "data" / "orders.csv", index=False)
@@ -149,7 +156,7 @@ def test_a_failure_and_the_schema_change_behind_it_are_published(project: Path, 
     assert "abcdef123456" not in failure.raw
 
 
-def test_a_catalog_entry_can_watch_itself(project: Path, redis_url: str) -> None:
+def test_a_catalog_entry_can_watch_itself(run: Run, project: Path, redis_url: str) -> None:
     """`metadata: driftwarden:` of an output, with a reference out of the catalog."""
     (project / "conf" / "base" / "catalog.yml").write_text(
         CATALOG
@@ -173,7 +180,9 @@ def test_a_catalog_entry_can_watch_itself(project: Path, redis_url: str) -> None
         ("a: [\n", {}, "driftwarden"),
     ],
 )
-def test_nothing_breaks_the_users_run(project: Path, settings: str, environ: dict[str, str], said: str) -> None:
+def test_nothing_breaks_the_users_run(
+    run: Run, project: Path, settings: str, environ: dict[str, str], said: str
+) -> None:
     """Redis away or unset, a reference that is absent, a wrong configuration: logged, and the run succeeds."""
     (project / "conf" / "base" / "driftwarden.yml").write_text(settings)
     orders(1, shift=3).to_csv(project / "data" / "orders.csv", index=False)
@@ -226,7 +235,7 @@ def test_events_go_where_the_settings_say_that_the_service_reads(
     client.close()
 
 
-def test_what_one_run_could_not_publish_the_next_one_does(project: Path, redis_url: str) -> None:
+def test_what_one_run_could_not_publish_the_next_one_does(run: Run, project: Path, redis_url: str) -> None:
     """Redis is away during the first run; the second has nothing to say of its own, and sends what waits."""
     (project / "conf" / "base" / "driftwarden.yml").write_text(WATCH)
     orders(1, shift=3).to_csv(project / "data" / "orders.csv", index=False)
@@ -243,7 +252,7 @@ def test_what_one_run_could_not_publish_the_next_one_does(project: Path, redis_u
 
 @pytest.mark.parametrize("off", [{}, {"DRIFTWARDEN_HOOK": "off"}])
 def test_a_project_without_configuration_and_the_services_own_runs_are_silent(
-    project: Path, redis_url: str, off: dict[str, str]
+    run: Run, project: Path, redis_url: str, off: dict[str, str]
 ) -> None:
     """Nothing is measured, nothing is said, nothing is published."""
     if off:

@@ -4,16 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from fakes.warm import warm
 
 from driftwarden.contracts.event import DriftEvent, parse_event
 from driftwarden.stream.client import connect
 from driftwarden.stream.embedded import EmbeddedRedis
+
+PRELOAD = ("pandas", "redis", "evidently.metrics", "driftwarden.pipelines.monitoring")
 
 
 @pytest.fixture
@@ -26,16 +30,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def monitor(folder: Path, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "driftwarden.service.cli.main", "monitor", "--model", "factory", *arguments],
-        cwd=folder,
-        env={**os.environ, "DRIFTWARDEN_HOME": str(folder / "state"), **environ},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
+Monitor = Callable[..., "subprocess.CompletedProcess[str]"]
+COMMAND = ["monitor", "--model", "factory"]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """With a state folder of the test's own."""
+    return {**os.environ, "DRIFTWARDEN_HOME": str(folder / "state"), **more}
+
+
+@pytest.fixture(scope="module")
+def monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
+    """The command in a process of its own that has Evidently in memory."""
+    with warm(tmp_path_factory.mktemp("warm"), "driftwarden.service.cli.main:main", preload=PRELOAD) as command:
+        yield lambda folder, *arguments, **more: command.run(
+            ["driftwarden", *COMMAND, *arguments], cwd=folder, environ=environment(folder, **more)
+        )
 
 
 def spooled(folder: Path) -> list[DriftEvent]:
@@ -45,10 +55,14 @@ def spooled(folder: Path) -> list[DriftEvent]:
 
 
 def test_what_drifted_is_published_and_printed(folder: Path) -> None:
-    """The event on the stream is the event that is printed."""
+    """The event on the stream is the event that is printed, in a process that has just been started."""
     with EmbeddedRedis.acquire(folder / "redis") as server:
         files = ("--reference", "reference.csv", "--current", "moved.csv", "--target", "fails", "--json")
-        done = monitor(folder, *files, DRIFTWARDEN_REDIS_URL=server.url)
+        command = [sys.executable, "-m", "driftwarden.service.cli.main", *COMMAND, *files]
+        environ = environment(folder, DRIFTWARDEN_REDIS_URL=server.url)
+        done = subprocess.run(
+            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=800, check=False
+        )
         assert done.returncode == 0, done.stderr
         client = connect(server.url)
         ((_, fields),) = client.xrange("driftwarden:events")
@@ -58,7 +72,7 @@ def test_what_drifted_is_published_and_printed(folder: Path) -> None:
     assert "published as" in done.stderr
 
 
-def test_while_redis_is_away_the_event_waits_in_the_spool(folder: Path) -> None:
+def test_while_redis_is_away_the_event_waits_in_the_spool(monitor: Monitor, folder: Path) -> None:
     """Kept is not published: exit code 1, and words; the next call publishes it first, or keeps nothing where told so."""
     files = ("--reference", "reference.csv", "--current", "moved.csv", "--json")
     kept = monitor(folder, *files, DRIFTWARDEN_REDIS_URL="redis://127.0.0.1:1")
@@ -80,7 +94,7 @@ def test_while_redis_is_away_the_event_waits_in_the_spool(folder: Path) -> None:
     assert spooled(folder) == []
 
 
-def test_no_emit_only_prints_the_event(folder: Path) -> None:
+def test_no_emit_only_prints_the_event(monitor: Monitor, folder: Path) -> None:
     """No server is needed, or started."""
     done = monitor(folder, "--reference", "reference.csv", "--current", "moved.csv", "--no-emit")
     assert done.returncode == 0, done.stderr
@@ -88,7 +102,7 @@ def test_no_emit_only_prints_the_event(folder: Path) -> None:
     assert not (folder / "state").exists()
 
 
-def test_nothing_drifted_is_no_event(folder: Path) -> None:
+def test_nothing_drifted_is_no_event(monitor: Monitor, folder: Path) -> None:
     """Exit code 0, null on standard output, and a word for people."""
     done = monitor(folder, "--reference", "reference.csv", "--current", "same.csv", "--no-emit", "--json")
     assert (done.returncode, done.stdout.strip()) == (0, "null")
@@ -103,7 +117,9 @@ def test_nothing_drifted_is_no_event(folder: Path) -> None:
         (("--reference", "reference.csv", "--current", "same.csv", "--model", "a b"), "--model"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_exit_code_2(folder: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_request_is_one_line_and_exit_code_2(
+    monitor: Monitor, folder: Path, arguments: tuple[str, ...], said: str
+) -> None:
     """No traceback for what a user did."""
     done = monitor(folder, *arguments, "--no-emit")
     assert (done.returncode, done.stdout) == (2, "")
