@@ -29,6 +29,7 @@ JsonObject = dict[str, Any]
 _TYPES = ("intent", "result", "verification", "settlement", "close")
 _CLOSE = b'"type":"close"'
 _MARKS = tuple(f'"type":"{name}"'.encode() for name in _TYPES)
+_END_BYTES = 64  # a record's type stands at its end, before `"v":1`
 _MICRO = Decimal(1_000_000)
 
 
@@ -46,21 +47,27 @@ class LogTail:
         Raises LogUnreadable where a file may not be read: without it the floor would be too low, and nothing would say so.
         """
         found: list[JsonObject] = []
+        read = dict(self._read)
         for path in sorted(self._folder.glob("*.jsonl")):
-            begin = self._read.get(path.name, 0)
+            begin = read.get(path.name, 0)
             try:
                 if path.stat().st_size <= begin:
                     continue
                 with path.open("rb") as file:
                     file.seek(begin)
-                    whole = file.read().rpartition(b"\n")[0]
+                    for line in file:
+                        if line[-1:] != b"\n":
+                            break
+                        begin += len(line)
+                        end = line[-_END_BYTES:]
+                        if any(mark in end for mark in _MARKS):
+                            found.append(_parsed(line))
             except FileNotFoundError:  # taken away by retention between two looks
                 continue
             except OSError as error:
                 raise _unread(path, error) from None
-            if whole:
-                self._read[path.name] = begin + len(whole) + 1
-                found += [_parsed(line) for line in whole.split(b"\n") if any(mark in line for mark in _MARKS)]
+            read[path.name] = begin
+        self._read = read  # not before: where one file cannot be read, what the others said is told the next time
         # Files are read one after the other: what several processes wrote of one incident is put back in order.
         return sorted((one for one in found if one), key=lambda one: (str(one.get("ts")), int(one.get("seq") or 0)))
 

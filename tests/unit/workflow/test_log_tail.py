@@ -33,3 +33,17 @@ def test_a_file_that_cannot_be_read_is_never_passed_over(tmp_path: Path) -> None
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
     with pytest.raises(LogUnwritable, match=r"loop\.jsonl cannot be read"):
         LogTail(tmp_path)()
+
+
+def test_what_other_files_said_is_not_lost_with_the_one_that_cannot_be_read(tmp_path: Path) -> None:
+    """Whoever looks again, when it is mended, hears all of it."""
+    tail, broken = LogTail(tmp_path), tmp_path / "loop.jsonl"
+    (tmp_path / "here.jsonl").write_bytes(LINE)
+    broken.symlink_to(broken)
+    for _ in range(2):
+        with pytest.raises(LogUnwritable):
+            tail()
+    broken.unlink()
+    broken.write_bytes(LINE.replace(b"inc-1", b"inc-2"))
+    assert [one["incident"] for one in tail()] == ["inc-1", "inc-2"]
+    assert tail() == []
