@@ -10,7 +10,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 ARGS ?=
-# Processes that share the tests; each takes whole files, so that a file's fixtures are made once.
+# Processes that share the tests; each takes whole files, so that a file's fixtures are made once, in the order that
+# tests/conftest.py gives them (xdist would start those with the most tests first).
 JOBS ?= 2
 DATA = $(or $(DRIFTWARDEN_DATA),../shared/data)
 
@@ -33,7 +34,7 @@ demo: .venv/.ready ## the whole story on this machine (ARGS="--stream elec2", AR
 	@$(BIN)/driftwarden demo $(ARGS)
 
 test: .venv/.ready ## the test suite (ARGS="-k approval"; JOBS=0: in one process)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 simulate: .venv/.ready ## the workflow store under a seeded scheduler, for minutes (ARGS="--seconds 600", "--seed N")
 	@$(BIN)/python tests/simulation/simulate.py $(ARGS)

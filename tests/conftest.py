@@ -28,6 +28,28 @@ DEAD_PROXY = "http://127.0.0.1:9"
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 OLLAMA_PORT = 11434  # a model that happens to run on this machine is a real model too
 
+# The files that take longest, longest first: started first, so that the processes which share the files end together.
+LONGEST = (
+    "integration/demo/test_demo.py",
+    "integration/service/test_killed.py",
+    "integration/bench/test_remediation.py",
+    "integration/pipelines/test_training.py",
+    "model/test_protocol.py",
+    "unit/agents/test_diagnosis.py",
+    "integration/agents/test_remote_models.py",
+    "unit/policies/test_properties.py",
+    "integration/service/test_serve.py",
+    "integration/pipelines/test_hook.py",
+    "chaos/test_chaos.py",
+    "integration/bench/test_commands.py",
+    "integration/actions/test_retrain.py",
+    "integration/service/test_policy_in_force.py",
+    "simulation/test_workflow.py",
+    "integration/service/test_health.py",
+    "integration/pipelines/test_rehearsal.py",
+    "integration/stream/test_failover.py",
+)
+
 _refused: list[str] = []
 
 
@@ -105,6 +127,15 @@ def pytest_configure() -> None:
     hypothesis.settings.register_profile("search", calm)
     hypothesis.settings.register_profile("driftwarden", calm, derandomize=True)
     hypothesis.settings.load_profile("driftwarden")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; else as they were."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
+    gone = [str(path) for path in ranks if not path.is_file()]
+    if gone:
+        raise pytest.UsageError(f"tests/conftest.py: LONGEST names {', '.join(gone)}, expected files of tests")
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(autouse=True)
