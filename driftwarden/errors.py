@@ -53,7 +53,12 @@ class Retry(Error):
 
 
 class NotYet(Retry):
-    """It waits for people or settings, however long that takes: no failed try."""
+    """It waits for people, settings or its turn, however long that takes: no failed try."""
+
+    def __init__(self, reason: str = "", *, held: tuple[str, ...] = (), again_s: float = 0.0) -> None:
+        """`held`: ids of the rules that hold it back; `again_s`: before that it need not be looked at again (0: soon)."""
+        super().__init__(reason)
+        self.held, self.again_s = held, again_s
 
 
 class Away(Retry):

@@ -96,7 +96,8 @@ def render_incident(out: "Console", incident: Incident, *, trace_url: str | None
     if incident.others:
         out.print(_members(incident))
     if held := incident.held_back_by:
-        out.print(f"[yellow]held back[/yellow]  approved, and waits until {_plain(', '.join(held))} no longer stops it")
+        what = "approved, and waits" if incident.approval is not None else "waits for its turn,"
+        out.print(f"[yellow]held back[/yellow]  {what} until {_plain(', '.join(held))} no longer stops it")
     if incident.problem:
         out.print(f"[red]problem[/red]  {_plain(incident.problem)}")
     _finding(out, incident)

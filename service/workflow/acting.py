@@ -17,6 +17,7 @@ from driftwarden.service.workflow.deciding import (
     reserve,
     withdraw,
 )
+from driftwarden.service.workflow.holding import begin_anew, has_waited, wait_for_turn
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.intents import call_off, intend, tell_not_done, tell_replaced
 from driftwarden.service.workflow.judging import decide, in_words
@@ -152,11 +153,13 @@ def _not_done(parts: Parts, incident: Incident, why: str, *, failed: bool, part:
 def _decide_and_intend(parts: Parts, incident: Incident, raws: list[str]) -> State:
     parts.require_agreement()
     # From here on no event joins any more: this is the last moment to look at one that did.
-    if look_again(parts, incident, raws):
+    if (waited := has_waited(parts, incident)) or look_again(parts, incident, raws):
         _call_off(parts, incident)
         withdraw(parts, incident, also_approved=True)
-        return State.TRIAGED
+        return begin_anew(parts, incident) if waited else State.TRIAGED
     approval = approval_facts(parts, incident)
+    if approval is None and reserve(parts, incident) is not None:
+        wait_for_turn(parts, incident)
     decision = decide(parts, incident, approval=approval)
     # Reserved before, but whoever called it off and died before the commit has given that up.
     broken = reserve(parts, incident) if decision.outcome is Outcome.EXECUTE else None
@@ -354,5 +357,7 @@ def _take_back(parts: Parts, incident: Incident) -> State:
         # Someone, or a later incident, moved on from here: there is nothing of ours left to take back.
         incident.note(parts.clock, "result", f"not undone: {error.diagnostics()}", SERVICE)
         return State.RESOLVED
+    wait_for_turn(parts, incident)
+    incident.held = []
     decide(parts, incident)
     return carry_on(parts, incident, approval=None)

@@ -108,7 +108,7 @@ def _follow(parts: Parts, incident: Incident, said: SignedRequest) -> State:
     withdraw(parts, incident, also_approved=True)
     if said.what == "close":
         return State.CLOSED if incident.undo_of is None else leave(parts, incident, "people closed the question")
-    _begin_again(incident)
+    incident.begin_again()
     return State.TRIAGED
 
 
@@ -171,14 +171,3 @@ def _choose(incident: Incident, candidate: str, asked: str | None) -> None:
     claims = [incident.plan.claimed_confidence if incident.plan else None]
     claims.append(incident.finding.claimed_confidence if incident.finding else None)
     incident.confidence = None if win is None else min([win, *(claim for claim in claims if claim is not None)])
-
-
-def _begin_again(incident: Incident) -> None:
-    incident.problem = None
-    incident.finding = incident.plan = incident.chosen = incident.confidence = None
-    incident.facts = incident.decision = incident.intent = incident.result = incident.verification = None
-    incident.rehearsals, incident.rehearsal_notes, incident.measures, incident.effect_rows = [], {}, {}, {}
-    incident.outcome = incident.helped = incident.undo_of = incident.undone = incident.asked = None
-    incident.tries = incident.rounds = incident.attempts = 0
-    # The events are taken in anew: files that were absent may be there now.
-    incident.events = []

@@ -15,7 +15,15 @@ from driftwarden.service.workflow.approvals import (
     standing,
 )
 from driftwarden.service.workflow.binding import lifts_by_model
-from driftwarden.service.workflow.holding import hold, is_still_held, stopped_by
+from driftwarden.service.workflow.holding import (
+    begin_anew,
+    has_waited,
+    hold,
+    is_still_held,
+    stopped_by,
+    wait_for_turn,
+    why_refused,
+)
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.service.workflow.intents import tell_not_done
 from driftwarden.service.workflow.judging import decide, joint_terms, would_decide
@@ -37,6 +45,8 @@ def decide_first(parts: Parts, incident: Incident) -> State:
 
 def follow(parts: Parts, incident: Incident, raws: list[str]) -> State:
     """decided -> executing | awaiting_approval | monitoring, or triaged again where more drift came meanwhile."""
+    if has_waited(parts, incident):
+        return begin_anew(parts, incident)
     if look_again(parts, incident, raws):
         return State.TRIAGED
     return carry_on(parts, incident, approval=None)
@@ -67,12 +77,18 @@ def carry_on(parts: Parts, incident: Incident, *, approval: dict[str, Any] | Non
             return State.EXECUTING
         if approval is not None and would_decide(parts, incident, approval).outcome is Outcome.EXECUTE:
             return hold(parts, incident, [broken])  # no rule counts it, and the same decision again would say nothing
+        if approval is None:
+            wait_for_turn(parts, incident)
         # Another worker took the last of a cap between our facts and our reservation: the facts say so now.
         decision = decide(parts, incident, approval=approval)
         incident.note(parts.clock, "decision", f"the cap `{broken}` was taken meanwhile", SERVICE)
         outcome = Outcome.MONITOR if decision.outcome is Outcome.MONITOR else Outcome.ESCALATE
-        if approval is not None and decision.outcome is Outcome.EXECUTE:
-            return hold(parts, incident, [broken])
+        if decision.outcome is Outcome.EXECUTE:
+            if approval is not None:
+                return hold(parts, incident, [broken])
+            why = why_refused(parts, incident, broken)
+            withdraw(parts, incident, also_approved=False)
+            return ask(parts, incident, why)
     return hold_back(parts, incident, outcome, approval=approval)
 
 
@@ -139,8 +155,11 @@ def _record_refusal(parts: Parts, incident: Incident, request: ApprovalRequest) 
     incident.note(parts.clock, "approval", f"rejected: {said}", actor)
 
 
-def ask(parts: Parts, incident: Incident) -> State:
-    """Put the plan into the approval queue; where the policy names nobody who could approve, the incident fails."""
+def ask(parts: Parts, incident: Incident, besides: str = "") -> State:
+    """Put the plan into the approval queue; where the policy names nobody who could approve, the incident fails.
+
+    `besides`: why, where it is no rule of the policy.
+    """
     assert incident.decision is not None
     decision = decision_of(incident.decision)
     if decision.approvals is None or incident.candidate is None:
@@ -154,6 +173,7 @@ def ask(parts: Parts, incident: Incident) -> State:
     summary = finding.summary if finding else ""
     if incident.others:
         summary = f"one upstream cause over {len(incident.models)} models ({named(incident.models)}): {summary}"
+    summary = "; ".join(part for part in (summary, besides) if part)
     request, _ = parts.approvals.request(incident, decision, summary)
     incident.approval, incident.held = request.id, []
     # Not whether the request is new: a process may have died right after it wrote it, and then nobody was told.
@@ -171,7 +191,7 @@ def ask(parts: Parts, incident: Incident) -> State:
         )
         parts.notifier.notify(
             f"approval needed: {request.action} on {request.model}",
-            f"{summary}\nwhy: {', '.join(request.why)}\ndriftwarden approvals show {request.id}",
+            f"{summary}\nwhy: {', '.join(request.why) or besides}\ndriftwarden approvals show {request.id}",
             key=asked,
             fields={"approval": request.id, "incident": incident.id, "correlation_id": incident.correlation_id},
         )
@@ -289,6 +309,9 @@ def decide_approved(parts: Parts, incident: Incident) -> State:
     """approved -> executing, or whatever fresh facts say: what the signers saw failing is lifted, nothing else."""
     parts.require_agreement()
     facts = approval_facts(parts, incident)
+    if facts is None:
+        wait_for_turn(parts, incident)  # before it is decided, which would be on record at every look
+        incident.held = []
     decision = decide(parts, incident, approval=facts)
     if facts is None and decision.outcome is not Outcome.EXECUTE:
         withdraw(parts, incident, also_approved=True)

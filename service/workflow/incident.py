@@ -91,7 +91,7 @@ class Incident(BaseModel):
 
     `now` is the decision's moment (RFC 3339): the service's clock, or the stream's own window time in demo and bench.
     `intents` are the `@hash`es of all its intents; `asked` is the request (`<id>@<requested at>`) that people were told of;
-    `held` are the rules that hold back what was approved (`holding`), while it waits;
+    `held` are the rules that hold back what was approved, or needs no approval (`holding`), while it waits;
     `heard` are people's requests of the last day that were heard (digest -> signed at); `undo_of` the effect that is to be
     taken back (`undoing.propose`), `undone` what came of it; `waits_since`: it waits for something that is
     away. `audit` maps a record type to the `@hash` of this incident's last record of it.
@@ -180,8 +180,8 @@ class Incident(BaseModel):
 
     @property
     def held_back_by(self) -> list[str]:
-        """Ids of the rules that an approved plan waits for; empty where none is approved, or nothing holds it back."""
-        return self.held if self.state is State.AWAITING_APPROVAL else []
+        """Ids of the rules that an approved plan, or one that needs no approval, waits for; empty where nothing holds it back."""
+        return self.held if self.state in {State.AWAITING_APPROVAL, State.DECIDED, State.EXECUTING} else []
 
     @property
     def others(self) -> list[Member]:
@@ -209,6 +209,17 @@ class Incident(BaseModel):
                 "measures": {"performance": member.performance} if member.performance else {},
             }
         )
+
+    def begin_again(self) -> None:
+        """Forget all that was said of it: its events are taken in anew, for files that were absent may be there now, and what is in
+        force may be something else."""
+        self.problem = None
+        self.finding = self.plan = self.chosen = self.confidence = None
+        self.facts = self.decision = self.intent = self.result = self.verification = None
+        self.rehearsals, self.rehearsal_notes, self.measures, self.effect_rows = [], {}, {}, {}
+        self.outcome = self.helped = self.undo_of = self.undone = self.asked = None
+        self.tries = self.rounds = self.attempts = 0
+        self.events = []
 
     def to_store(self) -> dict[str, Any]:
         """JSON-able document for the store (`stored.load_incident` reads it)."""

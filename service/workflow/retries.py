@@ -62,7 +62,9 @@ def away_s(error: Away, name: str) -> float:
 
 def look_again_s(error: Retry, name: str) -> float:
     """Seconds until what is waited for without a counted try is looked at again."""
-    return away_s(error, name) if isinstance(error, Away) else AGREE_AGAIN_S
+    if isinstance(error, Away):
+        return away_s(error, name)
+    return max(AGREE_AGAIN_S, error.again_s) if isinstance(error, NotYet) else AGREE_AGAIN_S
 
 
 class LoopPauses:

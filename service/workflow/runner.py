@@ -268,6 +268,7 @@ class Worker:
             return self._give_up(parts, claim, incident, kept, told)
         rewind(incident, kept())
         if isinstance(error, NotYet) or (isinstance(error, Away) and self._has_patience(incident)):
+            incident.held = [*error.held] if isinstance(error, NotYet) and error.held else incident.held
             return self._wait(claim, incident, reason, look_again_s(error, incident.id))
         if not isinstance(error, Error | OSError):
             log.error("step %s", incident.state, exc_info=error, extra={"incident": incident.id})

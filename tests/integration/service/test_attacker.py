@@ -300,8 +300,12 @@ def test_a_slot_that_is_freed_in_redis_lets_no_second_action_in(world: Any) -> N
     world.send()
     world.run(world.worker(fail_point=open_slot))
     first, second = world.incidents()
-    assert (first.state, second.state) == ("verifying", "awaiting_approval")
+    assert (first.state, second.state) == ("verifying", "decided")
     assert [key for *_, key in world.plant.moves] == [first.intent.idempotency_key]
+    assert f"waits: an action of {first.id} runs on m" in second.timeline[-1]["summary"]
+    assert second.held_back_by == ["concurrency-per-model"]
+    world.later(seconds=60)
+    assert [move[1:3] for move in world.plant.moves] == [(1, 2), (2, 3)], "its turn came, and it began again"
 
 
 def test_an_approver_who_is_added_in_redis_is_nobody(world: Any) -> None:

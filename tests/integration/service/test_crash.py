@@ -105,8 +105,14 @@ def test_called_off_before_a_crash_it_is_reserved_anew(world: Any, taken: bool) 
     world.parts.halts.resume(None)
     world.restart()
     if taken:
-        assert (world.only().state, world.plant.done, world.records("intent")) == ("awaiting_approval", {}, [])
+        decided = len(world.records("decision"))
+        world.later(seconds=60)
+        assert (world.only().state, world.plant.done, world.records("intent")) == ("executing", {}, [])
         assert world.parts.ledger.running() == ["inc-other"]
+        assert (len(world.records("decision")), world.only().approval) == (decided, None), "nobody is asked"
+        world.parts.ledger.settle("inc-other")
+        world.later(seconds=60)
+        assert (world.only().state, len(world.plant.moves)) == ("verifying", 1)
     else:
         assert (world.only().state, len(world.plant.moves)) == ("verifying", 1)
         assert running

@@ -103,6 +103,119 @@ def test_an_action_that_no_rule_counts_is_waited_out(asked: World, limit: str) -
     assert verdicts(asked) == ["requested", "approved"]
 
 
+def unlimited(world: World) -> None:
+    """No rule of the policy counts what runs on a model, nor how lately it was changed."""
+    limits = world.policy_text().partition("  limits:")
+    world.policy.replace(load_policy(limits[0], "policy.yml"))
+
+
+def begin_another(world: World) -> None:
+    """Another incident's action runs on the model, as one over several models that is led by another does."""
+    now = rfc3339(world.clock.now())
+    one = {"model": "a", "action": "quarantine_data", "cost_usd": Decimal(0), "now": now, "caps": Caps()}
+    assert world.parts.ledger.reserve("inc-other", models=["m"], **one) is None
+
+
+def sealed(world: World, incident: str, **changes: object) -> str:
+    """The ledger's entry of an incident, changed and sealed."""
+    ledger = world.parts.ledger
+    return ledger._sealed(incident, ledger.entries()[incident] | changes)
+
+
+@pytest.mark.parametrize("then", ["done", "mended", "halted"])
+def test_what_may_be_done_waits_for_its_turn_and_asks_nobody(world: World, then: str) -> None:
+    """The policy says execute, and the ledger lets one action at a time change a model: that is no question to people."""
+    unlimited(world)
+    begin_another(world)
+    world.send()
+    world.run()
+    looks(world)
+    incident = world.only()
+    assert (incident.state, incident.outcome, incident.tries, world.plant.done) == ("decided", "execute", 0, {})
+    assert world.parts.approvals.list() == []
+    told = [line["summary"] for line in incident.timeline if line["summary"].startswith("waits: ")]
+    assert told == ["waits: an action of inc-other runs on m, and a model is changed by one at a time"]
+    assert len(world.records("decision")) == 1
+    if then == "halted":  # that is another matter, which people are asked
+        halt(world)
+        looks(world, 1)
+        assert (world.only().state, world.pending().why) == ("awaiting_approval", ("halted",))
+        return
+    if then == "mended":  # by what the other did, before the window was measured
+        world.parts.ledger.settle("inc-other", changed_at="2026-11-20T23:00:00Z", models=["m"])
+        world.client.hset("driftwarden:ledger", "inc-other", sealed(world, "inc-other", action="retrain"))
+    else:
+        world.parts.ledger.settle("inc-other")
+    world.plant.champions["m"] = 7
+    looks(world, 1)
+    incident = world.only()
+    if then == "mended":
+        assert (incident.state, incident.outcome, world.plant.moves) == ("closed", "monitor", [])
+        assert "when the model was changed" in str(incident.triaged)
+    else:
+        assert (incident.state, incident.outcome) == ("verifying", "execute")
+        assert [move[1] for move in world.plant.moves] == [7], "what is in force is looked up again"
+        assert incident.champion_before == 7
+    assert (world.parts.approvals.list(), world.only().held) == ([], [])
+
+
+def test_a_ledger_that_cannot_be_read_is_told_to_people(world: World) -> None:
+    """No rule of the policy asks for it, and nothing is reserved beside what nobody can read: they hear why."""
+    unlimited(world)
+    world.client.hset("driftwarden:ledger", "inc-forged", "0" * 64 + " {}")
+    world.send()
+    world.run()
+    assert (world.only().state, world.plant.done, world.pending().why) == ("awaiting_approval", {}, ())
+    told = "no rule: an entry of the ledger cannot be read"
+    assert told in world.pending().summary
+    assert any(f"why: {told}" in message for message in world.silent.messages.values())
+
+
+def test_a_cap_that_is_free_again_is_no_question_to_people(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker took the last of it, and gave it back before the facts were looked up again."""
+    reserve, refused = world.parts.ledger.reserve, ["rate-global"]
+
+    def taken(*args: object, **more: object) -> str | None:
+        return refused.pop() if refused else reserve(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.parts.ledger, "reserve", taken)
+    world.send()
+    world.run()
+    assert (world.only().state, world.only().tries, world.parts.approvals.list()) == ("decided", 0, [])
+    looks(world, 1)
+    assert (world.only().state, len(world.plant.moves)) == ("verifying", 1)
+
+
+@pytest.mark.parametrize("by", ["the service", "a person"])
+def test_an_undo_waits_for_its_turn_too(world: World, by: str) -> None:
+    """What harmed, or what a person wants back, is taken back once the other action is over."""
+    unlimited(world)
+    world.send()
+    world.run()
+    begin_another(world)
+    if by == "a person":
+        world.script.measured = {}
+        world.ask("undo")
+        world.run()
+        assert "confidence" in world.pending().why
+        world.approve("bob")
+        world.run()
+        assert world.only().held_back_by == ["concurrency-per-model"]
+    else:
+        world.script.gain, world.script.gain_win = -0.2, 0.01
+    for _ in range(4):
+        world.later(seconds=301)
+    decided = len(world.records("decision"))
+    looks(world)
+    assert (len(world.records("decision")), len(world.plant.moves)) == (decided, 1)
+    assert by == "a person" or (world.only().state, world.parts.approvals.list()) == ("verifying", [])
+    world.parts.ledger.settle("inc-other")
+    for _ in range(2):
+        world.later(seconds=301)
+    assert (world.only().state, [move[1:3] for move in world.plant.moves]) == ("undone", [(1, 2), (2, 1)])
+    assert len(world.records("settlement")) == (by == "the service")
+
+
 def test_what_is_asked_in_vain_meanwhile_is_not_what_allowed_it(asked: World) -> None:
     """Somebody asks for a candidate that there is not: the effect's intent still names the answer that was signed."""
     halt(asked)
