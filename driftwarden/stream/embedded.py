@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -251,6 +252,7 @@ def _start(state: Path, socket: Path) -> None:
     folder, binary = _folder(state), server_binary()
     _private(folder)
     _private(socket.parent)
+    _can_read(binary, folder)
     log = folder / "redis.log"
     log.unlink(missing_ok=True)
     lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -279,6 +281,23 @@ def _start(state: Path, socket: Path) -> None:
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise BadInput("the redis server does not start", got=said[-1] if said else done.returncode, where=str(binary))
+
+
+def _can_read(binary: Path, folder: Path) -> None:
+    """BadInput where a later server wrote the data: an earlier one would not see it, and begin with nothing."""
+    if not (folder / "appendonlydir").is_dir():
+        return
+    try:
+        said = subprocess.run(
+            [str(binary), "--version"], capture_output=True, text=True, check=False, timeout=30
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BadInput("the redis server does not start", got=error, expected="a redis-server 6.2 or later") from None
+    version = re.search(r"v=(\d+)\.[\d.]+", said)
+    if version is None or int(version[1]) < 7:
+        got = version[0].removeprefix("v=") if version else said or "no version"
+        expected = "7 or later, which wrote what lies there"
+        raise BadInput(f"redis server `{binary}` for the data in `{folder}`", got=got, expected=expected)
 
 
 def _answers(folder: Path, socket: Path) -> bool:

@@ -41,7 +41,8 @@ def test_work_goes_on_from_a_backup_that_was_taken_while_it_went_on(tmp_path: Pa
         plant, settings = world.plant, world.settings
         world.log.close()
         client.close()
-    assert "redis/appendonly.aof" in manifest["files"]
+    # Redis 6.2 keeps one file, Redis 7 a folder.
+    assert manifest["files"].keys() & {"redis/appendonly.aof", "redis/appendonlydir/appendonly.aof.manifest"}
     assert [model for model, *_ in plant.moves] == ["before", "between"]
 
     home.rename(tmp_path / "lost")

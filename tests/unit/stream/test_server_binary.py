@@ -66,6 +66,25 @@ def test_a_program_that_is_no_server_is_said(monkeypatch: pytest.MonkeyPatch, tm
         embedded.EmbeddedRedis.acquire(tmp_path / "state")
 
 
+@pytest.mark.parametrize(("version", "refused"), [("6.2.14", True), ("7.0.15", False), ("10.1.0", False)])
+def test_data_of_a_later_server_is_not_begun_anew_by_an_earlier_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, refused: bool
+) -> None:
+    """Redis 6.2 does not look into Redis 7's folder: it would start empty. Here one that starts says so, and ends."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    own = tmp_path / "redis-server"
+    own.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && echo 'Redis server v={version} sha=0:0' || {{ echo begun; exit 1; }}\n"
+    )
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "state" / "redis" / "appendonlydir").mkdir(parents=True)
+    (tmp_path / "state" / "redis").chmod(0o700)
+    with pytest.raises(BadInput) as error:
+        embedded.EmbeddedRedis.acquire(tmp_path / "state")
+    assert error.value.got == (version if refused else "begun")
+
+
 def test_a_foreign_folder_for_the_socket_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody else may be able to put a socket in the place of ours."""
     monkeypatch.setattr(embedded, "_SOCKET_PATH_BYTES_MAX", len(str(tmp_path)) + 60)
