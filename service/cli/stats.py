@@ -18,6 +18,7 @@ def stats(model: str | None, as_json: bool) -> None:
     from driftwarden.service.bootstrap import open_views
     from driftwarden.service.cli.render import incident_of, removed_text
     from driftwarden.service.state_key import open_seal
+    from driftwarden.service.workflow.answered import read_book
     from driftwarden.service.workflow.backpressure import backpressure
     from driftwarden.service.workflow.health import processes
     from driftwarden.service.workflow.ledger import Ledger
@@ -26,9 +27,14 @@ def stats(model: str | None, as_json: bool) -> None:
     with open_views() as views:
         incidents = [incident_of(record) for record in views.store.list(model=model, limit=100_000)]
         counted = {one.id for one in incidents}
-        approvals = [one for one in views.approvals.list() if one.incident in counted]
+        gone, refused = read_book(views.client.hgetall(views.approvals.book), model)
+        approvals = [
+            one
+            for one in views.approvals.list()
+            if (model in {None, one.model} or one.incident in counted) and one.id not in refused
+        ]
         spend = Ledger(views.client, views.settings.redis.prefix, open_seal(views.settings)).spend_usd(model)
-        found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss)
+        found = figures(incidents, approvals, spend_usd=spend, harmful_loss=views.settings.harmful_loss, gone=gone)
         live = processes(views.client, views.settings.redis.prefix)
         # Of all models: nothing is left that says whose they were.
         found["removed"] = views.store.removed()
@@ -41,7 +47,7 @@ def stats(model: str | None, as_json: bool) -> None:
     out.print(f"[bold]{found['incidents']}[/bold] incidents from {found['events']} events, {decided} decided")
     if found["removed"]:
         out.print(
-            f"besides        {removed_text(found['removed'])}: of these only spend is counted",
+            f"besides        {removed_text(found['removed'])}: of these spend and what approvers answered are counted",
             soft_wrap=True,
         )
     out.print(

@@ -1,7 +1,8 @@
 """The queue of plans that wait for people: requests bound to a digest of everything they approve, and their signed answers.
 
 Hash `<prefix>approvals`: `apr-<12 hex>` -> the JSON of one `ApprovalRequest`; beside it, on the same slot,
-`<prefix>approvals:past{<prefix>approvals}`: those that are settled and whose incident has ended (`settled.py`). A request changes
+`<prefix>approvals:past{<prefix>approvals}`: those that are settled and whose incident has ended (`settled.py`), and
+`<prefix>approvals:book{<prefix>approvals}`: what is kept of those that are gone (`answered.py`). A request changes
 state only through a compare-and-set on its stored bytes, so two people at once never overwrite each other.
 
 Nothing that stands there is believed: what a request asks for must be what its digest says, the digest must be that of
@@ -22,6 +23,7 @@ from driftwarden.clock import Clock, parse_rfc3339, rfc3339
 from driftwarden.contracts.decision import ApprovalTerms, Decision
 from driftwarden.errors import BadInput, NotFound, Retry
 from driftwarden.service.signing.grants import Grant, Question, Verdict, fault_of, signer
+from driftwarden.service.workflow.answered import read_refusal, refusal_name
 from driftwarden.service.workflow.binding import bound_document, lifts_by_model, lifts_of
 from driftwarden.service.workflow.incident import Incident
 from driftwarden.settings import Approver
@@ -199,7 +201,7 @@ class Approvals:
     def __init__(self, client: Any, prefix: str, clock: Clock) -> None:
         """Use this Redis; times of requests are real time."""
         self.redis, self.key, self._clock = client, f"{prefix}approvals", clock
-        self.past = f"{self.key}:past{{{self.key}}}"
+        self.past, self.book = f"{self.key}:past{{{self.key}}}", f"{self.key}:book{{{self.key}}}"
 
     def request(self, incident: Incident, decision: Decision, summary: str) -> tuple[ApprovalRequest, bool]:
         """The request for this incident's plan; True where it is new. Open ones of another digest are superseded.
@@ -218,7 +220,8 @@ class Approvals:
         existing = self.find(id)
         if existing is not None and _stands(incident, existing):
             return existing, False
-        requested_at = rfc3339(self._clock.now())
+        refusal = read_refusal(self.redis.hget(self.book, refusal_name(id)))
+        requested_at = (refusal.requested_at if refusal else None) or rfc3339(self._clock.now())
         request = ApprovalRequest.model_validate(
             _readable(bound, requested_at)
             | {
@@ -231,9 +234,10 @@ class Approvals:
                 "confidence": incident.confidence,
                 "summary": summary,
             }
+            | ({"state": "rejected", "refused": refusal.refused} if refusal else {})
         )
         self.redis.hset(self.key, id, request.model_dump_json())
-        return request, True
+        return request, refusal is None
 
     def grant(self, id: str, grant: Grant) -> ApprovalRequest:
         """Add one person's signed approval; `approved` once as many distinct people as are required have given theirs.

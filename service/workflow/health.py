@@ -53,7 +53,8 @@ class SaidBreaker(_Said):
 
 class Said(_Said):
     """What a process tells of itself; `ended`: its last words. `intake_s`: since its intake last came round; `books`: it reads what
-    the ledger and the queue of approvals put away, which an earlier version does not know of."""
+    the ledger and the queue of approvals put away; `refusals`: also what is kept of requests that were removed. An earlier
+    version knows of neither."""
 
     host: str
     pid: int
@@ -65,6 +66,7 @@ class Said(_Said):
     policy: str | None = None
     intake_s: float | None = None
     books: bool = False
+    refusals: bool = False
     stopping: bool = False
     ended: str | None = None
 

@@ -278,6 +278,16 @@ class Ledger:
         key = f"{model}|{action}|{incident}"
         self._redis.hset(self._track, key, self._seal.close("track", key, "1" if helped else "0"))
 
+    def outcome(self, incident: str, *, model: str, action: str) -> bool | None:
+        """Whether an incident's action helped; None where nobody judged it, or what stands there is not of ours."""
+        key = f"{model}|{action}|{incident}"
+        raw = self._redis.hget(self._track, key)
+        if raw is None:
+            book = self.books.read([model])[0].get(model)
+            return None if book is None else book.outcomes(action).get(incident)
+        text = self._seal.open("track", key, raw)
+        return None if text is None else text == "1"
+
     def track_record(self, *, model: str, action: str) -> dict[str, Any]:
         """Successes, failures, and the lower end of the 90 % Wilson interval of the success rate (null without any).
 

@@ -159,6 +159,7 @@ class ServiceProcess:
             policy=self._parts.policy().digest,
             intake_s=now - self._read_at,
             books=True,
+            refusals=True,
             stopping=self._stop.is_set(),
             ended=self.fault if self._stop.is_set() else None,
         )

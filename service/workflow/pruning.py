@@ -13,6 +13,7 @@ import math
 import time
 from datetime import timedelta
 
+from driftwarden.service.workflow.approvals import ApprovalRequest
 from driftwarden.service.workflow.caps import Caps
 from driftwarden.service.workflow.health import processes
 from driftwarden.service.workflow.parts import Parts
@@ -66,13 +67,16 @@ class Pruning:
             elif now >= self._sum_at:
                 self._cursor = self._parts.ledger.books.fold(self._cursor, BOOKS_PER_TURN, self._closed.gone)
                 if self._cursor == 0:
-                    self._settled.forget(self._closed.gone)
+                    self._settled.forget(self._closed.gone, self._helped)
                     self._sum_at = now + SUM_EVERY_S
 
     def _older(self) -> str | None:
         """The name of a live process that does not read what is put away."""
         told = processes(self._parts.approvals.redis, self._parts.settings.redis.prefix)
-        return next((one.name for one in told if one.is_live and not one.said.books), None)
+        return next((one.name for one in told if one.is_live and not (one.said.books and one.said.refusals)), None)
+
+    def _helped(self, request: ApprovalRequest) -> bool | None:
+        return self._parts.ledger.outcome(request.incident, model=request.model, action=request.action)
 
     def put_away(self) -> int:
         """What is neither open nor inside a window, a few hundred incidents at a time; returns how many entries of the ledger."""

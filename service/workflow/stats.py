@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from driftwarden.clock import parse_rfc3339
+from driftwarden.service.workflow.answered import Tally, proves, waited_s
 from driftwarden.service.workflow.approvals import ApprovalRequest
 from driftwarden.service.workflow.health import ProcessHealth
 from driftwarden.service.workflow.incident import Incident
@@ -16,9 +17,14 @@ CALIBRATION_BINS = 10
 
 
 def figures(
-    incidents: Sequence[Incident], approvals: Sequence[ApprovalRequest], *, spend_usd: Decimal, harmful_loss: Decimal
+    incidents: Sequence[Incident],
+    approvals: Sequence[ApprovalRequest],
+    *,
+    spend_usd: Decimal,
+    harmful_loss: Decimal,
+    gone: Tally | None = None,
 ) -> dict[str, Any]:
-    """The document of `driftwarden stats --json` (contract §6)."""
+    """The document of `driftwarden stats --json` (contract §6); `gone`: requests that were removed with their incidents."""
     decided = [one for one in incidents if one.decision is not None]
     harmful = [one for one in decided if _loss(one) is not None and (_loss(one) or Decimal(0)) >= harmful_loss]
     outcomes = Counter(_outcome(one) for one in decided)
@@ -41,7 +47,7 @@ def figures(
         "undone": sum(one.state.value == "undone" for one in incidents),
         "spend_usd": f"{spend_usd.normalize():f}",
         "calibration": _calibration(judged),
-        "approvals": _approvals(approvals, {one.id: one for one in incidents}),
+        "approvals": _approvals(approvals, {one.id: one for one in incidents}, gone or Tally()),
     }
 
 
@@ -129,19 +135,12 @@ def _calibration(judged: Sequence[Incident]) -> dict[str, Any]:
     return {"brier": f"{brier:.4f}", "ece": f"{ece:.4f}", "n": len(pairs)}
 
 
-def _approvals(approvals: Sequence[ApprovalRequest], incidents: Mapping[str, Incident]) -> dict[str, Any]:
-    waited = [
-        (parse_rfc3339(answers[-1].at) - parse_rfc3339(one.requested_at)).total_seconds()
-        for one in approvals
-        if (answers := [*one.granted, *([one.refused] if one.refused else [])])
-    ]
-    states = Counter(one.state for one in approvals)
-    done = [
-        incidents[one.incident]
-        for one in approvals
-        if one.state == "executed" and one.incident in incidents and "undo" not in one.params
-    ]
+def _approvals(approvals: Sequence[ApprovalRequest], incidents: Mapping[str, Incident], gone: Tally) -> dict[str, Any]:
+    waited = [seconds for one in approvals if (seconds := waited_s(one)) is not None] + gone.waits_s()
+    states = Counter[str](one.state for one in approvals) + Counter(gone.states)
+    done = [incidents[one.incident] for one in approvals if proves(one) and one.incident in incidents]
     judged = [one.helped for one in done if one.helped is not None]
+    right, n = sum(judged) + gone.right, len(judged) + gone.judged
     answered = states["approved"] + states["executed"] + states["rejected"]
     return {
         "median_seconds": round(median(waited), 3) if waited else None,
@@ -151,5 +150,5 @@ def _approvals(approvals: Sequence[ApprovalRequest], incidents: Mapping[str, Inc
         "pending": states["pending"],
         "approval_rate": _share(states["approved"] + states["executed"], answered),
         # Of the approved effects that later rows judged: how many helped.
-        "proved_right": {"share": _share(sum(judged), len(judged)), "n": len(judged)},
+        "proved_right": {"share": _share(right, n), "n": n},
     }
