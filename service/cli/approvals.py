@@ -14,6 +14,8 @@ from driftwarden.service.cli.signer import approver_of, say, signed_reason, sign
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.console import JustifyMethod
+
     from driftwarden.contracts.findings import Candidate
     from driftwarden.service.signing.grants import Verdict
     from driftwarden.service.workflow.approvals import ApprovalRequest
@@ -71,7 +73,9 @@ def list_(everything: bool, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     figures = {"cost", "benefit", "confidence", "age", "left"}
     for column in ("id", "state", "model", "action", "cost", "benefit", "confidence", "age", "left", "why"):
-        table.add_column(column, justify="right" if column in figures else "left")
+        # What a person decides by is folded, never cut; an id is copied from here.
+        justify: JustifyMethod = "right" if column in figures else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in figures | {"id", "state"})
     for one in found:
         table.add_row(
             _cell(one.id),
@@ -133,8 +137,8 @@ def _screen(request: "ApprovalRequest", incident: "Incident | None", roster: "Ma
     if wrong := request.altered():
         line(f"CHANGED WHERE IT IS STORED ({wrong}): it is not what was asked, and cannot be approved")
     line(f"asked      {request.requested_at}, expires {request.expires_at} ({left} left)")
-    line(f"needs      {request.required} of {', '.join(request.groups)}; signed by {len(request.granted)}")
     counting = {grant.by for grant in standing(request, roster)}
+    line(f"needs      {request.required} of {', '.join(request.groups)}; signed by {len(counting)}")
     for grant in request.granted:
         note_ = "" if grant.by in counting else "  [does not count: see `driftwarden approvers list`]"
         line(f"           {safe_text(grant.by)} ({grant.group}) at {grant.at}: {safe_text(grant.reason)}{note_}")
@@ -237,7 +241,7 @@ def _answer(id: str, reason: str, name: str | None, key: str | None, *, verdict:
     if as_json:
         print_json(request.view())
     else:
-        told(request)
+        told(views.settings, request)
 
 
 def _action(request: "ApprovalRequest") -> str:

@@ -69,7 +69,7 @@ def choose(id: str, candidate: str, reason: str, name: str | None, key: str | No
         )
     if found is not None and other is None:
         if not as_json:
-            told(found)
+            told(views.settings, found)
         return
     if found is not None:
         note(safe_text(f"not signed, for it is not what you saw: {other}"))

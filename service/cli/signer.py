@@ -92,11 +92,17 @@ def with_key(settings: "Settings", name: str, entry: "Approver", key: str | None
     return Person(name, entry.groups, find_private(places, keys_of(entry), ask_passphrase))
 
 
-def told(request: "ApprovalRequest") -> None:
-    """What became of an answer."""
-    missing = request.required - len(request.granted)
-    if request.state == "pending":
-        note(safe_text(f"{request.id}: signed; {missing} more needed of {', '.join(request.groups)}"))
+def told(settings: "Settings", request: "ApprovalRequest") -> None:
+    """What became of an answer: what counts now, for somebody who signed earlier may have been revoked since."""
+    from driftwarden.service.signing.roster import read_roster
+    from driftwarden.service.workflow.approvals import OPEN, standing
+
+    count = len(standing(request, read_roster(settings))) if request.state in OPEN else request.required
+    if count < request.required:
+        lost = len(request.granted) - count
+        why = f" ({lost} given earlier count no more: driftwarden approvals show {request.id})" if lost else ""
+        missing = f"{request.required - count} more needed of {', '.join(request.groups)}"
+        note(safe_text(f"{request.id}: signed; {missing}{why}"))
     else:
         note(f"{request.id} is {request.state}; follow it: driftwarden incidents show {request.incident}")
 

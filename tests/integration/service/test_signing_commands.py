@@ -74,6 +74,28 @@ def test_an_existing_openssh_key_serves(terminal: World, capsys: pytest.CaptureF
     assert (terminal.only().state, terminal.records("approval")[-1]["actor"]["id"]) == ("rejected", "ada")
 
 
+def test_who_signs_after_somebody_was_revoked_is_told_what_still_lacks(
+    terminal: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two are needed: the word of one who is revoked counts no more, and neither the screen nor the answer counts it."""
+    terminal.govern(required=2)
+    (terminal.folder / "local" / "driftwarden" / "policy.yml").write_text(terminal.policy_text(required=2))
+    assert run(["approvals", "approve", terminal.pending().id, "--reason", "under the terms of before"]) == 0
+    assert not carried_out(terminal)
+    request = terminal.pending()
+    assert run(["approvals", "approve", request.id, "--reason", "under those of now"]) == 0
+    assert run(["approvers", "revoke", "ada", "--reason", "laptop was stolen"]) == 0
+    assert run(["approvers", "enroll", "bob", "--group", "risk"]) == 0
+    capsys.readouterr()
+    assert run(["approvals", "approve", request.id, "--as", "bob", "--reason", "agreed"]) == 0
+    said = capsys.readouterr().err
+    assert "1 more needed of ml-oncall, risk (1 given earlier count no more" in said
+    assert "is approved" not in said
+    assert run(["approvals", "show", request.id]) == 0
+    assert "needs      2 of ml-oncall, risk; signed by 1\n" in capsys.readouterr().out
+    assert not carried_out(terminal)
+
+
 @pytest.mark.parametrize("reason", ["", "  ", "password in https://eve:hunter22@host/"])
 def test_a_reason_is_needed_and_no_secret(terminal: World, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is enrolled or signed before."""
@@ -105,6 +127,7 @@ def test_one_screen_to_decide_on(terminal: World, capsys: pytest.CaptureFixture[
     listed = capsys.readouterr().out
     for column in ("age", "left", "benefit", "cost", "confidence", "why"):
         assert column in listed
+    assert "…" not in listed
     write(terminal, request, model="[red]m\x1b[31m", why=("\x1b[2Jconfidence",))
     for arguments in (["show", request.id], ["list"]):
         assert run(["approvals", *arguments]) == 0
