@@ -47,11 +47,8 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     with EmbeddedRedis.acquire(tmp_path) as embedded:
         assert (tmp_path / "redis.url").read_text() == embedded.url == running_url(tmp_path)
         client = connect(embedded.url)
-        assert client.config_get("append*") | {"appendfilename": ""} == {
-            "appendonly": "yes",
-            "appendfsync": "always",
-            "appendfilename": "",
-        }
+        promised = {"appendonly": "yes", "appendfsync": "always"}
+        assert client.config_get("append*").items() >= promised.items()
         client.set("a", "1")
     assert not (tmp_path / "redis.url").exists()
     assert running_url(tmp_path) is None
