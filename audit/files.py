@@ -140,16 +140,20 @@ def write_durably(handle: int, data: bytes) -> None:
 
 
 def create_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
-    """Create or replace a small file in one durable step."""
+    """Create or replace a small file in one durable step; where that fails, OSError, and nothing of it stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        write_all(handle, data)
-        give_to_owner(handle, path.parent)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    temporary.replace(path)
+        try:
+            write_all(handle, data)
+            give_to_owner(handle, path.parent)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -12,7 +12,7 @@ from driftwarden.audit.writer import AuditWriter
 from driftwarden.clock import parse_rfc3339
 from driftwarden.contracts.base import Value
 from driftwarden.contracts.ports import Actor
-from driftwarden.errors import BadInput, NotFound, Refused
+from driftwarden.errors import BadInput, NotFound, Refused, unreadable
 
 _REMOVAL_KEYS = ("name", "stream", "first_seq", "last_seq", "last_hash")
 
@@ -99,11 +99,12 @@ def _removal(scan: FileScan) -> dict[str, Any]:
 
 
 class FsckReport(Value):
-    """What was found and mended; `ok` where the log is whole and can be written."""
+    """What was found and mended; `ok` where the log is whole and can be written. `notes_fault`: why notes are still missing."""
 
     ok: bool
     log: VerifyReport
     notes_restored: tuple[str, ...] = ()
+    notes_fault: str | None = None
     vault_entries: int = 0
     vault_faults: tuple[str, ...] = ()
     was_unwritable: str | None = None
@@ -116,7 +117,7 @@ def fsck(directory: Path, checkpoints: Sequence[Path] = (), *, public_key: bytes
     The mark is lifted only where the log is whole and the folder takes a durable write again.
     """
     log = verify(directory, checkpoints, public_key=public_key)
-    restored = _restore_notes(directory) if log.ok else ()
+    restored, notes_fault = _restore_notes(directory) if log.ok else ((), None)
     held = vault.entries(directory)
     broken = tuple(entry.commitment for entry in held if not _entry_holds(entry))
     mark = directory / files.UNWRITABLE_MARK
@@ -126,9 +127,10 @@ def fsck(directory: Path, checkpoints: Sequence[Path] = (), *, public_key: bytes
         mark.unlink()
         files.sync_folder(directory)
     return FsckReport(
-        ok=log.ok and not broken and (reason is None or cleared),
+        ok=log.ok and not broken and notes_fault is None and (reason is None or cleared),
         log=log,
         notes_restored=restored,
+        notes_fault=notes_fault,
         vault_entries=len(held),
         vault_faults=broken,
         was_unwritable=reason,
@@ -136,17 +138,22 @@ def fsck(directory: Path, checkpoints: Sequence[Path] = (), *, public_key: bytes
     )
 
 
-def _restore_notes(directory: Path) -> tuple[str, ...]:
-    restored = []
+def _restore_notes(directory: Path) -> tuple[tuple[str, ...], str | None]:
+    """The notes that were written anew, and why the others could not be (a disk that is full or read-only)."""
+    restored: list[str] = []
     for path in files.log_files(directory):
         for _, note in Scanner(path, strict=False).run().checkpoints:
             name = files.note_name(note.stream, note.first_seq, note.size)
             target = directory / files.NOTES_FOLDER / name
-            if not target.exists():
+            if target.exists():
+                continue
+            try:
                 target.parent.mkdir(exist_ok=True)
                 files.create_durably(target, notes.signed_text(note).encode())
-                restored.append(name)
-    return tuple(restored)
+            except OSError as error:
+                return tuple(restored), unreadable(error)
+            restored.append(name)
+    return tuple(restored), None
 
 
 def _entry_holds(entry: vault.Entry) -> bool:

@@ -335,6 +335,10 @@ def fsck(folder: Path | None, key_file: Path | None, checkpoints: tuple[Path, ..
     else:
         _print_verification(result.log)
         click.echo(f"notes restored: {len(result.notes_restored)}; vault: {result.vault_entries} values")
+        if result.notes_fault is not None:
+            click.echo(
+                f"notes are missing and cannot be written ({result.notes_fault}): make room, or correct the rights"
+            )
         if result.vault_faults:
             click.echo(f"vault: {len(result.vault_faults)} values do not match their commitments")
         if result.was_unwritable:

@@ -1,5 +1,6 @@
 """The command `driftwarden`: finds the group, calls it, and turns every error into one line and an exit code."""
 
+import errno
 import importlib
 import sys
 from typing import Any
@@ -42,6 +43,7 @@ _EXTRA_OF = {
         "service",
     ),
 }  # fmt: skip
+_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class _Lazy(click.Group):
@@ -103,9 +105,17 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _say(f"{error.filename}: {(error.strerror or type(error).__name__).lower()}", 2)
+        return _refused_by_the_system(error)
+
+
+def _refused_by_the_system(error: OSError) -> int:
+    name = (error.strerror or type(error).__name__).lower()
+    if error.errno in _DISK_FAULTS:  # nothing is wrong with the request, and a write that fails names no file
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _say(f"{where}cannot write: {name}", 1)
+    if error.filename is None:
+        raise error
+    return _say(f"{error.filename}: {name}", 2)
 
 
 def _one_line(text: str) -> str:

@@ -1,5 +1,6 @@
 """Erasure, retention, fsck: what an operator does, and the log still verifies."""
 
+import errno
 import hashlib
 import hmac
 import sqlite3
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from driftwarden.audit import AuditWriter, Limits, read_records, vault, verify
+from driftwarden.audit import AuditWriter, Limits, files, read_records, vault, verify
 from driftwarden.audit.maintain import erase, fsck, retain
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, LogUnwritable, NotFound, Refused
+from driftwarden.service.cli.main import run
 
 QUIET = Limits(idle_s=None)
 ADA = Actor(kind="human", id="ada")
@@ -155,6 +157,34 @@ def test_fsck_restores_notes_and_reports_a_vault_that_was_changed(tmp_path: Path
     report = fsck(directory)
     assert not report.ok
     assert len(report.vault_faults) == 1
+
+
+def test_fsck_on_a_full_disk_says_which_is_wrong_and_leaves_nothing_behind(
+    tmp_path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a note that is gone and no room to write it, that is a line and exit code 1; with room again it comes back."""
+    directory = tmp_path / "audit"
+    with _personal(directory, clock) as writer:
+        _approve(writer, "inc-1")
+    (note,) = (directory / "checkpoints").iterdir()
+    note.unlink()
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(files.os, "write", full)
+        report = fsck(directory)
+        assert (report.ok, report.log.ok, report.notes_restored) == (False, True, ())
+        assert report.notes_fault == "no space left on device"
+        assert run(["audit", "fsck", "--dir", str(directory)]) == 1
+        assert "no space left on device" in capsys.readouterr().out
+        # A command that has no words of its own for it says it all the same.
+        disk.setattr("driftwarden.audit.maintain.fsck", full)
+        assert run(["audit", "fsck", "--dir", str(directory)]) == 1
+        assert capsys.readouterr().err == "driftwarden: cannot write: no space left on device\n"
+    assert list((directory / "checkpoints").iterdir()) == [], "what could not be written whole is gone again"
+    assert fsck(directory).notes_restored == (note.name,)
 
 
 def test_fsck_leaves_the_mark_where_the_log_is_damaged(tmp_path: Path, clock: Any, actor: Actor) -> None:
