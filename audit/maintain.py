@@ -31,15 +31,23 @@ def erase(
     The `erasure` record names the commitments and is on disk before the vault forgets them; the log still verifies.
     Raises NotFound where the vault holds nothing of the kind (what was never protected cannot be erased).
     """
-    if incident is None and correlation_id is None and commitment is None:
-        raise BadInput("what to erase", expected="an incident, a correlation id or a commitment")
-    found = vault.entries(writer.directory, incident=incident, correlation_id=correlation_id, made=commitment)
-    if not found:
-        raise NotFound("no personal data to erase", got=incident or correlation_id or commitment)
+    found = erasable(writer.directory, incident=incident, correlation_id=correlation_id, commitment=commitment)
     made = [entry.commitment for entry in found]
     body = {"commitments": made, "paths": sorted({entry.path for entry in found}), "reason": reason}
     writer.append("erasure", body, actor=actor, incident=incident, correlation_id=correlation_id)
     return vault.erase(writer.directory, made)
+
+
+def erasable(
+    directory: Path, *, incident: str | None = None, correlation_id: str | None = None, commitment: str | None = None
+) -> list[vault.Entry]:
+    """What `erase` would erase, before a writer is opened for it; raises as `erase` does."""
+    if incident is None and correlation_id is None and commitment is None:
+        raise BadInput("what to erase", expected="an incident, a correlation id or a commitment")
+    found = vault.entries(directory, incident=incident, correlation_id=correlation_id, made=commitment)
+    if not found:
+        raise NotFound("no personal data to erase", got=incident or correlation_id or commitment)
+    return found
 
 
 def retain(

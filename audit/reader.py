@@ -148,13 +148,18 @@ def search(directory: Path, criteria: Criteria, *, skip_damaged: bool = False) -
 def _matches(document: _Document, criteria: Criteria) -> bool:
     if criteria.types and document["type"] not in criteria.types:
         return False
-    if criteria.actor is not None and criteria.actor not in (document["actor"]["id"], document["actor"]["kind"]):
+    if criteria.actor is not None and criteria.actor not in _actors(document["actor"]):
         return False
     if criteria.incident is not None and not (document["incident"] or "").startswith(criteria.incident):
         return False
     if criteria.outcome is not None and outcome_of(document) != criteria.outcome:
         return False
     return criteria.text is None or criteria.text.lower() in json.dumps(document, ensure_ascii=False).lower()
+
+
+def _actors(actor: _Document) -> tuple[str, ...]:
+    """What an actor is found by: its kind, its id, and each of several people who did it together."""
+    return (actor["kind"], actor["id"], *actor["id"].split(", "))
 
 
 def outcome_of(document: _Document) -> str | None:

@@ -93,7 +93,12 @@ def _heading(name: str, records: Sequence[Record], verified: VerifyReport) -> st
     model = next((m for m in (model_in(record.body) for record in records) if m), None)
     decisions = _bodies(records, "decision")
     outcome = _part(decisions[-1][1], "decision").get("outcome") if decisions else None
-    policy = _part(_part(decisions[-1][1], "decision"), "policy") if decisions else {}
+    policies = [_part(_part(body, "decision"), "policy") for _, body in decisions]
+    policy = list(dict.fromkeys(f"{one.get('name', '')} {one.get('revision', '')}".strip() for one in policies))
+    signed = [one for _, body in _bodies(records, "approval") if body.get("verdict") == "approved"
+              for one in _dicts(body.get("granted"))]  # fmt: skip
+    people = [who for one in signed if isinstance(who := _who(one), str)]
+    ended = next((body["state"] for _, body in reversed(_bodies(records, "close")) if body.get("state")), None)
     cost = sum(n for _, body in _bodies(records, "result") if (n := _number(body.get("cost_usd"))) is not None)
     helped = next((body.get("verdict") for _, body in reversed(_bodies(records, "verification"))), None)
     state = (
@@ -106,7 +111,9 @@ def _heading(name: str, records: Sequence[Record], verified: VerifyReport) -> st
         ("From", records[0].ts),
         ("To", records[-1].ts),
         ("Decided", outcome),
-        ("Policy", f"{policy.get('name', '')} {policy.get('revision', '')}".strip() or None),
+        ("Policy", ", ".join(filter(None, policy)) or None),
+        ("Approved by", ", ".join(dict.fromkeys(people)) or ("protected" if signed else None)),
+        ("Ended as", str(ended).replace("_", " ") if ended else "not ended yet"),
         ("Cost of what was done", f"{cost:.2f} USD"),
         ("Did it help", helped),
     ]

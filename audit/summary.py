@@ -120,9 +120,13 @@ def _approval(body: _Body) -> str:
     }
     text = words.get(verdict, verdict.replace("_", " "))
     grants = body.get("granted") or ()
-    last = body.get("refused") if verdict == "rejected" else (grants[-1] if grants and verdict == "approved" else None)
-    who = body.get("by") or (last or {}).get("by")
-    reason = body.get("reason") or (last or {}).get("reason")
+    said = [body.get("refused") or {}] if verdict == "rejected" else grants if verdict == "approved" else ()
+    if len(said) > 1:
+        people = "; ".join(f"{_named(one.get('by'))} ({_named(one.get('reason'))})" for one in said)
+        return f"{text} for {_action(body)} by {people}"
+    last = said[0] if said else {}
+    who = body.get("by") or last.get("by")
+    reason = body.get("reason") or last.get("reason")
     what = f" for {_action(body)}" if body.get("action") else ""
     by = f" by {_named(who)}" if who and verdict not in words else ""
     return f"{text}{what}{by}" + (f": {_named(reason)}" if reason else "")

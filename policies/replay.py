@@ -91,6 +91,7 @@ def replay(records: Iterable[Mapping[str, Any]], policy: Policy | None = None) -
     resolved then. Otherwise under `policy`: what would change, what would newly execute, what it would have cost.
     """
     kept = [record for record in records if record.get("type") in {"decision", "policy_change"}]
+    kept.sort(key=lambda record: str(record.get("ts")))  # files come by name; who reads the report reads by time
     book = _PolicyBook(kept)
     report = ReplayReport(other_policy=policy is not None)
     for record in kept:

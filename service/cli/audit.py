@@ -352,6 +352,9 @@ def _writer(folder: Path, label: str) -> "AuditWriter":
     from driftwarden.audit import AuditWriter, Limits
 
     key = _key_path(folder)
+    if not key.exists():  # one made now would sign as somebody else, in what may be an auditor's copy
+        expected = "the log's own, on the host of its service: a copy is not written to"
+        raise BadInput("key of the log", got="none", expected=expected, where=str(key))
     return AuditWriter(folder, stream=label, clock=SystemClock(), key_path=key, limits=Limits(idle_s=None))
 
 
@@ -375,11 +378,14 @@ def erase(folder: Path | None, reason: str, as_json: bool, **which: str | None) 
     Example:
       driftwarden audit erase --incident inc-3f9a --reason "request 2026-114"
     """
+    from driftwarden.audit.maintain import erasable
     from driftwarden.audit.maintain import erase as erase_values
 
     if sum(value is not None for value in which.values()) != 1:
         raise BadInput("what to erase", expected="one of --incident, --correlation-id, --commitment")
-    with _writer(_folder(folder), "erase") as writer:
+    where = _folder(folder)
+    erasable(where, **which)  # a request that finds nothing leaves no trace in the log
+    with _writer(where, "erase") as writer:
         count = erase_values(writer, reason=reason, actor=_person(), **which)
     if as_json:
         print_json({"erased": count})

@@ -250,8 +250,14 @@ def test_the_report_says_who_signed_what_and_why(service_log: Path) -> None:
     with AuditWriter(service_log, stream="more", clock=SystemClock(), limits=Limits(idle_s=None)) as writer:
         body = {"verdict": "rejected", "granted": [ada], "refused": bob}
         writer.append("approval", body, actor=Actor(kind="human", id="bob"), incident="inc-42aa")
+        writer.append(
+            "approval", body | {"verdict": "approved"}, actor=Actor(kind="human", id="ada"), incident="inc-42aa"
+        )
+        writer.append("close", {"state": "undone"}, actor=Actor(kind="service", id="serve"), incident="inc-42aa")
     assert run(["audit", "report", "inc-42", "--output", "page.html"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
+    assert "<tr><th>Approved by</th><td>ada (risk)</td></tr>" in page
+    assert "<tr><th>Ended as</th><td>undone</td></tr>" in page
     people = page[page.index("<h2>People") : page.index("<h2>What was done")]
     assert "<td>signed for</td><td>ada (risk)</td><td>asked the line manager</td>" in people
     assert "<td>signed against</td>" in people
@@ -279,6 +285,21 @@ def test_the_first_look_of_an_auditor(
     run(["audit", "verify", "--dir", "empty"])
     assert "nothing was verified" in capsys.readouterr().err
     assert run(["policy", "replay", "--dir", "log", "--json"]) in {0, 1}
+
+
+@pytest.mark.parametrize("command", [["erase", "--incident", "inc-42aa"], ["retain", "--older-than", "1d"]])
+def test_a_refused_request_leaves_the_log_as_it_was(
+    service_log: Path, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given an auditor's copy, nothing is written to it and no key is made; where nothing is to be erased, nothing either."""
+    copy = tmp_path / "elsewhere" / "audit"
+    shutil.copytree(service_log, copy)
+    for folder in (copy, service_log) if command[0] == "erase" else (copy,):
+        before = sorted(folder.rglob("*"))
+        assert run(["audit", *command, "--reason", "request 114", "--dir", str(folder)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert sorted(folder.rglob("*")) == before
+    assert not (copy.parent / "keys").exists()
 
 
 def test_schema_fsck_and_retain(service_log: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from driftwarden.audit import AuditWriter, Criteria, Limits, Record, read_records, search, story, summarise
 from driftwarden.audit.record import RECORD_TYPES
+from driftwarden.clock import SystemClock
 from driftwarden.contracts.ports import Actor
 from driftwarden.errors import BadInput, NotFound
 
@@ -158,6 +159,18 @@ def test_unknown_and_ambiguous_names_are_refused(told: Path) -> None:
 def test_search_holds_every_criterion(told: Path, criteria: Criteria, kinds: list[str]) -> None:
     """Given criteria, exactly the records that meet all of them are found."""
     assert [record.type for record in search(told, criteria)] == kinds
+
+
+def test_who_acted_together_is_found_by_each_name_and_told_with_each_reason(tmp_path: Path) -> None:
+    """Given an approval of two people, whoever looks for one of them finds it, and the line holds both words."""
+    granted = [{"by": "ada", "reason": "seen"}, {"by": {"_c": "0" * 64}, "reason": "asked the plant"}]
+    body = {"verdict": "approved", "action": "rollback", "granted": granted}
+    with AuditWriter(tmp_path / "audit", stream="s", clock=SystemClock(), limits=Limits(idle_s=None)) as writer:
+        writer.append("approval", body, actor=Actor(kind="human", id="ada, bob"))
+    for name in ("ada", "bob", "human", "ada, bob"):
+        (record,) = search(tmp_path / "audit", Criteria(actor=name))
+        assert summarise(record) == "approved for rollback by ada (seen); erased or protected (asked the plant)"
+    assert not list(search(tmp_path / "audit", Criteria(actor="a")))
 
 
 @pytest.mark.parametrize("kind", BODIES)

@@ -95,6 +95,15 @@ def test_another_policy_shows_what_would_change(policy_text: str, history: list[
     assert document["cost_usd"] == {"before": "5", "after": "17.5", "newly_executing": "12.5"}
 
 
+def test_what_changes_is_told_in_the_order_of_time(policy_text: str, history: list[dict[str, Any]]) -> None:
+    """Files come by name, as their processes are called: what is told of them does not."""
+    log = log_of(load_policy(policy_text, "p"), history[:1] * 3)
+    for number, record in enumerate(log):
+        record["ts"] = f"2026-11-20T09:00:{len(log) - number:02}.000000Z"
+    report = replay(log, load_policy(policy_text.replace("enforcement: enforce", "enforcement: halt"), "p"))
+    assert [str(item.ts)[17:19] for item in report.changed] == ["01", "02", "03"]
+
+
 def test_what_is_decided_again_before_its_effect_costs_once(policy_text: str, history: list[dict[str, Any]]) -> None:
     """Two decisions to execute one plan are one expense; what the second of them stopped is none."""
     policy = load_policy(policy_text, "p")
