@@ -143,8 +143,13 @@ def main() -> None:
     from driftwarden.telemetry import quiet_libraries
 
     quiet_libraries()
+
+    def say() -> None:
+        sys.stdout.write(f"{time.process_time()}\n")
+        sys.stdout.flush()
+
     share = Share(**json.loads(sys.stdin.readline()))
-    _work(share, lambda: print(time.process_time(), flush=True), sys.stdin.read)  # noqa: T201 - to its parent
+    _work(share, say, sys.stdin.read)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,17 @@ class DeadLetters:
             end = "(" + batch[-1][0].decode()
             left = None if left is None else left - len(batch)
 
+    def left(self) -> int:
+        """How many nobody has put back; one that was, and was then deleted by hand, counts for nothing."""
+        with redis_errors():
+            total, marked = int(self._client.xlen(self.stream)), list(self._client.hkeys(self._redriven))
+            for start in range(0, len(marked), _BATCH):
+                with self._client.pipeline(transaction=False) as pipe:
+                    for letter in marked[start : start + _BATCH]:
+                        pipe.xrange(self.stream, letter, letter)
+                    total -= sum(bool(found) for found in pipe.execute())
+        return max(0, total)
+
     def show(self, prefix: str) -> DeadLetter:
         """The one dead letter whose id begins with `prefix`; raises NotFound, or BadInput where there are several."""
         found: list[DeadLetter] = []

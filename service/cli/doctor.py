@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
-from driftwarden.errors import BadInput, Error
+from driftwarden.errors import BadInput, Error, Retry
 from driftwarden.service.cli.common import AnswerIsNo, console, json_option, print_json, safe_text
 from driftwarden.service.cli.disk import Check, audit, state_folder
 from driftwarden.settings import Settings
 
 STUCK_S = 600.0
 WAITS_LONG_S = 300.0
+NAMES = {"_back_pressure": "back-pressure", "_reasoner": "agents' model", "audit": "audit log", "_halts": "halt"}
 STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
@@ -83,11 +84,15 @@ def examine() -> list[Check]:
 
 
 def _guarded(look: Callable[[Settings], list[Check]], settings: Settings) -> list[Check]:
-    name = look.__name__.strip("_").replace("_", " ")
+    """What it finds, or, under the name that it has when all is well, why it cannot look."""
+    name = NAMES.get(look.__name__) or look.__name__.strip("_").replace("_", " ")
     try:
         return look(settings)
     except ModuleNotFoundError as error:
         return [Check(name, "warning", f"module {error.name} is not installed", "install driftwarden[service]")]
+    except Retry as error:
+        mend = "bring it back, or correct its address in the settings; a service that runs goes on by itself"
+        return [Check(name, "fault", error.diagnostics(), mend)]
     except Error as error:
         return [Check(name, "fault", error.diagnostics(), "see the message")]
     except OSError as error:
@@ -141,19 +146,18 @@ def _redis(settings: Settings) -> list[Check]:
     from driftwarden.service.bootstrap import open_redis
     from driftwarden.service.durability import promises
     from driftwarden.stream.client import redact_url
+    from driftwarden.stream.dead_letters import DeadLetters
 
     with open_redis(settings) as client:
         version = client.info("server")["redis_version"]
         promised = promises(client)
         waiting = client.xlen(f"{settings.redis.prefix}events")
-        dead = client.xlen(f"{settings.redis.prefix}dead-letters")
+        dead = DeadLetters(client, settings.redis.prefix).left()
     where = "embedded" if settings.redis.url is None else redact_url(settings.redis.url.get_secret_value())
     checks = [Check("redis", "ok", f"{where}, version {version}, {waiting} events waiting")]
     checks += [Check("redis durability", one.state, one.detail, one.mend) for one in promised]
     if dead:
-        checks.append(
-            Check("dead letters", "warning", f"{dead} events could not be read", "driftwarden dead-letters list")
-        )
+        checks.append(Check("dead letters", "warning", f"{dead} could not be handled", "driftwarden dead-letters list"))
     return checks
 
 
@@ -289,15 +293,16 @@ def _back_pressure(settings: Settings) -> list[Check]:
     from driftwarden.service.workflow.backpressure import backpressure
     from driftwarden.service.workflow.health import processes
 
-    name = "back-pressure"
+    name = NAMES["_back_pressure"]
     with open_redis(settings) as client:
         waits = backpressure(client, settings.redis.prefix, settings.redis.shards)
         live = [one for one in processes(client, settings.redis.prefix) if one.is_live]
     intake, activations = waits["intake"], waits["activations"]
     oldest_s = max(intake["oldest_seconds"] or 0.0, activations["oldest_seconds"] or 0.0)
     detail = f"{intake['length']} events and {activations['waiting']} incidents wait, the oldest for {oldest_s:.0f} s"
-    if not live and (intake["length"] or activations["waiting"] or waits["timers"]["due"]):
-        return [Check(name, "warning", f"{detail}, and no service runs", "driftwarden serve")]
+    if not live and (intake["length"] or activations["waiting"] or activations["in_hand"] or waits["timers"]["due"]):
+        left = f", {activations['in_hand']} are left by a worker that is gone" if activations["in_hand"] else ""
+        return [Check(name, "warning", f"{detail}{left}, and no service runs", "driftwarden serve")]
     if oldest_s > WAITS_LONG_S:
         return [
             Check(name, "warning", detail, "more workers (serve --workers, or more processes); see driftwarden stats")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from driftwarden.service.workflow.sharding import keys_of_each
 from driftwarden.service.workflow.store_types import Keys
 from driftwarden.stream.client import patiently
+from driftwarden.stream.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -18,13 +19,13 @@ def backpressure(client: "Redis", prefix: str, shards: int = 1) -> dict[str, Any
 
     `intake`: events that are not incidents yet, `pending` of them in a process's hands. `activations`: incidents that a
     worker could take up now, and those that one has in hand. `queued`: incidents behind another one of their model.
-    `timers`: incidents that wait for a moment, and those whose moment has come.
+    `timers`: incidents that wait for a moment, and those whose moment has come. `dead_letters`: those nobody put back.
     """
     shared, each = Keys(prefix), keys_of_each(prefix, shards)
-    return patiently(lambda: _look(client, shared, each), for_s=0)
+    return patiently(lambda: _look(client, prefix, shared, each), for_s=0)
 
 
-def _look(client: Any, shared: Keys, each: Sequence[Keys]) -> dict[str, Any]:
+def _look(client: Any, prefix: str, shared: Keys, each: Sequence[Keys]) -> dict[str, Any]:
     seconds, micros = client.time()
     now_ms = seconds * 1000 + micros // 1000
     length, pending, oldest_ms, _ = _stream(client, shared.intake)
@@ -43,7 +44,7 @@ def _look(client: Any, shared: Keys, each: Sequence[Keys]) -> dict[str, Any]:
             "waiting": sum(int(client.zcard(keys.timers)) for keys in each),
             "due": sum(int(client.zcount(keys.timers, "-inf", now_ms)) for keys in each),
         },
-        "dead_letters": int(client.xlen(shared.dead_letters)),
+        "dead_letters": DeadLetters(client, prefix).left(),
     }
 
 

@@ -253,6 +253,23 @@ def test_doctor_says_that_events_wait_and_nobody_works(terminal: World, capsys: 
     assert "1 events" in found["back-pressure"]["detail"]
     assert "no service runs" in found["back-pressure"]["detail"]
     assert (found["audit log"]["state"], found["workers"]["state"]) == ("ok", "ok")
+    terminal.take_in()
+    terminal.store.claim("w", block_ms=0, lease_ms=60_000)
+    found = checks(capsys)["back-pressure"]
+    assert found["state"] == "warning", "nobody goes on with what a worker held when it died"
+    assert "0 incidents wait" in found["detail"]
+    assert "1 are left by a worker that is gone, and no service runs" in found["detail"]
+
+
+def test_doctor_names_what_is_away_as_it_names_what_works(
+    terminal: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitoring that watches a check by its name finds it also where Redis is away, with a mend."""
+    there = {name for name, one in checks(capsys).items() if one["state"] == "ok"}
+    monkeypatch.setenv("DRIFTWARDEN_REDIS_URL", "redis://127.0.0.1:1/0")
+    away = {name: one for name, one in checks(capsys).items() if "redis is away" in one["detail"]}
+    assert {"redis", "state key", "policy in force", "workers", "back-pressure"} <= set(away) & there
+    assert all("goes on by itself" in one["mend"] for one in away.values())
 
 
 # How `serve` ends

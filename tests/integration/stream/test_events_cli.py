@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from driftwarden.service.cli.main import run
+from driftwarden.stream.dead_letters import DeadLetters
 from driftwarden.stream.embedded import EmbeddedRedis, running_url
 from driftwarden.stream.intake import Intake
 from driftwarden.stream.publisher import build_event
@@ -104,6 +105,14 @@ def test_dead_letters(client: Redis, capsys: pytest.CaptureFixture[str]) -> None
         assert json.loads(capsys.readouterr().out)["redriven_before"] is again
     assert client.xlen(EVENTS) == 1
     assert run(["dead-letters", "show", "99"]) == 2
+
+    # What was put back asks nobody any more, and what is deleted after that hides no other.
+    letters = DeadLetters(client)
+    assert letters.left() == 0
+    Intake(client, "w").read(1)
+    assert letters.left() == 1
+    client.xdel(letters.stream, letter["id"])
+    assert letters.left() == 1
 
 
 def test_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
