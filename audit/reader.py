@@ -107,6 +107,12 @@ def story(directory: Path, id: str, *, skip_damaged: bool = False) -> list[Recor
     ]
 
 
+def whole_incident(directory: Path, prefix: str) -> str:
+    """The id of the one incident of the log that begins so; raises NotFound, and BadInput where there are several."""
+    near = list(_documents(directory, skip_damaged=True, needles=[_needle(prefix)])) if prefix else []
+    return _the_incident(prefix, near)
+
+
 def _the_incident(prefix: str, documents: list[_Document]) -> str:
     ids = {document["incident"] for document in documents if (document["incident"] or "").startswith(prefix)}
     if prefix in ids or len(ids) == 1:

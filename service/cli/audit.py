@@ -378,12 +378,18 @@ def erase(folder: Path | None, reason: str, as_json: bool, **which: str | None) 
     Example:
       driftwarden audit erase --incident inc-3f9a --reason "request 2026-114"
     """
+    from driftwarden.audit import vault
     from driftwarden.audit.maintain import erasable
     from driftwarden.audit.maintain import erase as erase_values
+    from driftwarden.audit.reader import whole_incident
 
     if sum(value is not None for value in which.values()) != 1:
         raise BadInput("what to erase", expected="one of --incident, --correlation-id, --commitment")
     where = _folder(folder)
+    if (named := which["incident"]) is not None and not vault.entries(where, incident=named):
+        which["incident"] = whole_incident(
+            where, named
+        )  # the vault may outlive the records: there only whole ids are known
     erasable(where, **which)  # a request that finds nothing leaves no trace in the log
     with _writer(where, "erase") as writer:
         count = erase_values(writer, reason=reason, actor=_person(), **which)

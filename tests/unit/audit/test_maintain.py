@@ -64,6 +64,22 @@ def test_erasure_is_recorded_forgets_the_values_and_keeps_the_log_whole(tmp_path
     (record,) = [record for record in read_records(directory) if record.type == "erasure"]
     assert len(record.body["commitments"]) == 3
     assert verify(directory).ok
+
+
+def test_the_command_takes_an_unambiguous_prefix(tmp_path: Path, clock: Any) -> None:
+    """As for every id; a prefix of several incidents erases nothing, and writes nothing."""
+    directory = tmp_path / "audit"
+    with _personal(directory, clock, key_path=tmp_path / "keys" / "audit.key") as writer:
+        _approve(writer, "inc-1a")
+        _approve(writer, "inc-2b")
+    before = list(directory.iterdir())
+    ask = ["audit", "erase", "--dir", str(directory), "--reason", "request 114", "--incident"]
+    assert run([*ask, "inc-"]) == 2
+    assert list(directory.iterdir()) == before
+    assert run([*ask, "inc-1"]) == 0
+    assert vault.entries(directory, incident="inc-1a") == []
+    assert len(vault.entries(directory, incident="inc-2b")) == 3
+    assert verify(directory).ok
     assert (directory / vault.VAULT_FILE).read_bytes().count(b"Grace asked me") == 1
 
 
