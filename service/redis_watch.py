@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 WITNESS_EVERY_TICKS = 5
 SPOOL_EVERY_TICKS = 30
+TOLD_EVERY_TICKS = 60
 SEND_S = 10.0
 TICK_S = 1.0
 STOP_WITHIN_S = 5.0
@@ -163,11 +164,17 @@ def watching_redis(
 
 
 def _keep_watch(watch: RedisWatch, ended: threading.Event) -> None:
+    faults = 0  # in a row: a Redis that is away for hours is told of once a minute, not once a second
     while not ended.is_set():
         try:
             watch.tick()
+            if faults:
+                log.warning("redis answers again")
+            faults = 0
         except Error as error:
-            log.warning("redis: %s", error.diagnostics())
+            if faults % TOLD_EVERY_TICKS == 0:
+                log.warning("redis: %s", error.diagnostics())
+            faults += 1
         except Exception:
             log.exception("redis")
         ended.wait(TICK_S)

@@ -8,15 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes.redis_server import RedisServer, until
 from fakes.workflow_world import PREFIX, Silent, World
 
-from driftwarden.errors import Error
+from driftwarden.errors import Error, Retry
 from driftwarden.policies import load_policy
-from driftwarden.service.redis_watch import RedisWatch
+from driftwarden.service.redis_watch import TOLD_EVERY_TICKS, RedisWatch, _keep_watch
 from driftwarden.service.workflow.process import ServiceProcess, bury
 from driftwarden.stream.client import connect, patiently
 from driftwarden.stream.embedded import EmbeddedRedis, stop
@@ -242,3 +242,32 @@ def test_two_halves_of_a_service_lose_nothing_when_redis_dies_between_them(world
         producer.join()
         until(at_rest(world), what="rest")
     done_once(world)
+
+
+def test_a_redis_that_stays_away_is_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """Not once a second for hours; that it answers again is told as well."""
+    fails = iter([True] * (TOLD_EVERY_TICKS + 1) + [False, False])
+
+    class Watch:
+        def tick(self) -> None:
+            if next(fails):
+                raise Retry("redis is away")
+
+    class Ended:
+        """No time passes; it has ended where nothing is left to happen."""
+
+        left = TOLD_EVERY_TICKS + 3
+
+        def is_set(self) -> bool:
+            return self.left == 0
+
+        def wait(self, _: float) -> None:
+            self.left -= 1
+
+    with caplog.at_level(logging.WARNING):
+        _keep_watch(cast(RedisWatch, Watch()), cast(threading.Event, Ended()))
+    assert [record.getMessage() for record in caplog.records] == [
+        "redis: redis is away",
+        "redis: redis is away",
+        "redis answers again",
+    ]
