@@ -280,6 +280,8 @@ class Approvals:
 
     def get(self, id: str) -> ApprovalRequest:
         """One request by id or unambiguous prefix; raises NotFound or BadInput."""
+        if not id:  # a variable that was not set is no prefix of the only request
+            raise BadInput("approval", got="nothing", expected="an id of `driftwarden approvals list`")
         exact = self.find(id)
         found = [one for one in self.list() if one.id.startswith(id)] if exact is None else [exact]
         if len(found) == 1:
@@ -318,7 +320,7 @@ class Approvals:
     def check_open(self, one: ApprovalRequest) -> None:
         """Raise BadInput where a request cannot be answered any more, or is not what its digest says."""
         if one.state != "pending":
-            raise BadInput(f"approval `{one.id}`", got=one.state, expected="a pending request")
+            raise BadInput(f"approval `{one.id}`", got=one.state, expected="a pending one: driftwarden approvals list")
         if wrong := one.altered():
             raise BadInput(
                 f"approval `{one.id}`", got=f"changed where it is stored: {wrong}", expected="what was asked"

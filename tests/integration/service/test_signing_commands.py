@@ -80,8 +80,12 @@ def test_who_signs_after_somebody_was_revoked_is_told_what_still_lacks(
     """Two are needed: the word of one who is revoked counts no more, and neither the screen nor the answer counts it."""
     terminal.govern(required=2)
     (terminal.folder / "local" / "driftwarden" / "policy.yml").write_text(terminal.policy_text(required=2))
-    assert run(["approvals", "approve", terminal.pending().id, "--reason", "under the terms of before"]) == 0
+    before = terminal.pending().id
+    assert run(["approvals", "approve", "", "--reason", "a variable that was not set"]) == 2
+    assert run(["approvals", "approve", before, "--reason", "under the terms of before"]) == 0
     assert not carried_out(terminal)
+    assert run(["approvals", "approve", before, "--reason", "once more"]) == 2
+    assert "got `superseded`, expected a pending one: driftwarden approvals list" in capsys.readouterr().err
     request = terminal.pending()
     assert run(["approvals", "approve", request.id, "--reason", "under those of now"]) == 0
     assert run(["approvers", "revoke", "ada", "--reason", "laptop was stolen"]) == 0
