@@ -299,7 +299,8 @@ def _back_pressure(settings: Settings) -> list[Check]:
         live = [one for one in processes(client, settings.redis.prefix) if one.is_live]
     intake, activations = waits["intake"], waits["activations"]
     oldest_s = max(intake["oldest_seconds"] or 0.0, activations["oldest_seconds"] or 0.0)
-    detail = f"{intake['length']} events and {activations['waiting']} incidents wait, the oldest for {oldest_s:.0f} s"
+    waiting = f"{intake['length']} events and {activations['waiting']} turns of incidents wait"
+    detail = f"{waiting}, the oldest for {oldest_s:.0f} s"
     if not live and (intake["length"] or activations["waiting"] or activations["in_hand"] or waits["timers"]["due"]):
         left = f", {activations['in_hand']} are left by a worker that is gone" if activations["in_hand"] else ""
         return [Check(name, "warning", f"{detail}{left}, and no service runs", "driftwarden serve")]

@@ -17,9 +17,10 @@ GROUP = b"workers"
 def backpressure(client: "Redis", prefix: str, shards: int = 1) -> dict[str, Any]:
     """Counts of what waits, ages in seconds by the server's clock (None: nothing waits). Raises Retry.
 
-    `intake`: events that are not incidents yet, `pending` of them in a process's hands. `activations`: incidents that a
-    worker could take up now, and those that one has in hand. `queued`: incidents behind another one of their model.
-    `timers`: incidents that wait for a moment, and those whose moment has come. `dead_letters`: those nobody put back.
+    `intake`: events that are not incidents yet, `pending` of them in a process's hands. `activations`: turns of incidents
+    that a worker could take now (each event that joined one at rest is one), and those that one has in hand. `queued`:
+    incidents behind another one of their model. `timers`: incidents that wait for a moment, and those whose moment has
+    come. `dead_letters`: those nobody put back.
     """
     shared, each = Keys(prefix), keys_of_each(prefix, shards)
     return patiently(lambda: _look(client, prefix, shared, each), for_s=0)

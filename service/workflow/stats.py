@@ -68,7 +68,7 @@ def told(found: Mapping[str, Any]) -> list[str]:
     intake, activations, timers = waits["intake"], waits["activations"], waits["timers"]
     live = sum(one["ended"] is None for one in found["processes"])
     waiting = (
-        f"{intake['length']} events{_oldest(intake)}, {activations['waiting']} incidents{_oldest(activations)}, "
+        f"{intake['length']} events{_oldest(intake)}, {activations['waiting']} turns of incidents{_oldest(activations)}, "
         f"{waits['queued']} behind others of their model; {timers['waiting']} timers, {timers['due']} due; "
         f"{waits['dead_letters']} dead letters"
     )

@@ -257,7 +257,7 @@ def test_doctor_says_that_events_wait_and_nobody_works(terminal: World, capsys: 
     terminal.store.claim("w", block_ms=0, lease_ms=60_000)
     found = checks(capsys)["back-pressure"]
     assert found["state"] == "warning", "nobody goes on with what a worker held when it died"
-    assert "0 incidents wait" in found["detail"]
+    assert "0 turns of incidents wait" in found["detail"]
     assert "1 are left by a worker that is gone, and no service runs" in found["detail"]
 
 
