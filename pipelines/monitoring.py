@@ -68,13 +68,17 @@ class PerformanceChange:
 
 
 def load_tables(request: MonitorRequest) -> Tables:
-    """Read both tables; raises BadInput where one cannot be read, is empty, or lacks a named column."""
+    """Read both tables; raises BadInput where one cannot be read, is empty, lacks a named column, or one is named twice."""
     reference, current = read_table(request.reference), read_table(request.current)
     for file, frame in ((request.reference, reference), (request.current, current)):
         if not len(frame):
             raise BadInput("empty table", got="0 rows", expected="at least one row", where=file)
-    for name in (request.target, request.prediction, request.time_column):
-        if name is not None and name not in reference.columns:
+    named = [name for name in (request.target, request.prediction, request.time_column) if name is not None]
+    for number, name in enumerate(named):
+        if name in named[:number]:
+            expected = "a column each for target, prediction and time"
+            raise BadInput("one column under two names", got=name, expected=expected, where=request.reference)
+        if name not in reference.columns:
             expected = f"one of {shorten(', '.join(map(str, reference.columns)), 200)}"
             raise BadInput("column is not there", got=name, expected=expected, where=request.reference)
     time_column = request.time_column or _only_moment(reference, current)

@@ -126,6 +126,7 @@ def test_infinite_values_and_odd_names_do_not_stop_it(tmp_path: Path) -> None:
     ("options", "match"),
     [
         ({"target": "gone"}, "column is not there, got `gone`"),
+        ({"target": "fails", "prediction": "fails"}, "one column under two names, got `fails`"),
         ({"metric": "nonsense", "target": "fails", "prediction": "said"}, "metric, got `nonsense`"),
         ({"alpha": 2}, "monitor `alpha`"),
         ({"other": 1}, "monitor `other`"),
