@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -52,6 +53,7 @@ class ChromaIndex:
 
         self._client, self._session, self._alone = client, session, alone
         self._remembered: dict[Kind, dict[str, tuple[JsonObject, str]]] = {kind: {} for kind in KINDS}
+        self._all: dict[Kind, bool] = {}  # whether what is remembered is everything, once it was asked for
         self._collections = {
             kind: client.get_or_create_collection(
                 f"{prefix}{kind}s",
@@ -151,10 +153,14 @@ class ChromaIndex:
             remembered[id] = metadata, document
             if len(remembered) > REMEMBERED_MAX:
                 del remembered[next(iter(remembered))]
+                self._all[kind] = False
 
     def _holding(
         self, kind: Kind, words: Sequence[str], vector: Any, root_cause: str | None
     ) -> Iterable[tuple[str, Candidate]]:
+        if self._remembers_all(kind):
+            yield from self._remembered_holding(kind, words, vector, root_cause)
+            return
         for word in words:
             page = self._collections[kind].get(
                 where=_where(root_cause),
@@ -165,6 +171,35 @@ class ChromaIndex:
             columns = page["ids"], page["embeddings"], page["metadatas"], page["documents"]
             for id, own, metadata, document in zip(*columns, strict=True):
                 yield id, Candidate(kind, float(vector @ own), dict(metadata), document)
+
+    def _remembered_holding(
+        self, kind: Kind, words: Sequence[str], vector: Any, root_cause: str | None
+    ) -> Iterable[tuple[str, Candidate]]:
+        """The same by what is remembered, where that is everything: Chroma looks through its tables for each word."""
+        known = {
+            id: one
+            for id, one in self._remembered[kind].items()
+            if root_cause is None or root_cause in one[0]["root_causes"]
+        }
+        found: dict[str, None] = {}
+        for word in words:
+            found |= dict.fromkeys(islice((id for id, (_, text) in known.items() if word in text), HOLDING_MAX))
+        if found:
+            page = self._collections[kind].get(ids=[*found], include=["embeddings"])
+            for id, own in zip(page["ids"], page["embeddings"], strict=True):
+                yield id, Candidate(kind, float(vector @ own), *known[id])
+
+    def _remembers_all(self, kind: Kind) -> bool:
+        """Whether every passage is remembered; what an earlier process wrote is read once, where it is not too much."""
+        if self._alone and kind not in self._all:
+            remembered, offset = self._remembered[kind], 0
+            while offset < self._collections[kind].count() <= REMEMBERED_MAX:
+                page = self._collections[kind].get(include=["documents", "metadatas"], limit=PAGE, offset=offset)
+                for id, metadata, document in zip(page["ids"], page["metadatas"], page["documents"], strict=True):
+                    remembered.setdefault(id, (dict(metadata), document))
+                offset += PAGE
+            self._all[kind] = len(remembered) == self._collections[kind].count()
+        return self._all.get(kind, False)
 
     def check(self) -> None:
         """Raise IndexDamaged where the vectors do not answer for what the tables hold."""
