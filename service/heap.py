@@ -1,7 +1,7 @@
 """The heap of a process that runs for months: what its start made stays, and need not be looked through again.
 
-Python's collector of reference cycles walks every container that it knows, and libraries leave some 430,000 of them: 0.3 s
-in which no thread runs, each time the newer ones have come to a quarter of that (once in about 150 incidents).
+Python's collector of reference cycles walks every container that it knows, and libraries leave hundreds of thousands: no
+thread runs meanwhile, and it happens each time the newer ones have come to a quarter of them.
 """
 
 import gc
